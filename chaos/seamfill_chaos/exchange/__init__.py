@@ -1,0 +1,1 @@
+"""A Binance-compatible exchange that replays recorded bars, and lies on request."""
