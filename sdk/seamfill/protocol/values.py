@@ -46,8 +46,8 @@ TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_800_000, description="Epoch mi
 DelayMs = Annotated[int, Meta(ge=0, le=86_400_000)]
 Fence = Annotated[int, Meta(ge=1, lt=1 << 62)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
-# No patterns on these two: they stand in every lease's name and completion, and a regular expression
-# costs more than all the rest of decoding. Who registers a name or adds a digest checks it instead.
+# No patterns on these two: they stand in every lease and completion, and a regular expression
+# costs more than the rest of decoding. Who registers a name or adds a digest checks it instead.
 HexDigest = Annotated[str, Meta(min_length=32, max_length=32)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 """A dataset, symbol, source, store or id. Where one is registered, control characters and ``|``
