@@ -1,0 +1,1 @@
+"""The coordinator: a replicated lease machine behind Raft, HTTP and an operator's command line."""

@@ -1,1 +1,1 @@
-"""The packaged presets: data files only (presets.yaml, exchanges.yaml), read through importlib.resources."""
+"""The packaged presets: data files only, read through ``importlib.resources``."""

@@ -1,0 +1,1 @@
+"""Stateless processes that claim leases, fetch, write, read back, and only then complete."""

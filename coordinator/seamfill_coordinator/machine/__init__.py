@@ -1,0 +1,1 @@
+"""The pure core. One door: ``LeaseMachine.apply``. See ``coordinator/DESIGN.md``."""

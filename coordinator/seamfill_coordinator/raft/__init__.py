@@ -1,0 +1,1 @@
+"""The shell around the pure machine: the only place that knows pysyncobj."""

@@ -1,0 +1,1 @@
+"""Writers of stores, one file each; the reading half is in ``seamfill.sources``."""

@@ -1,0 +1,1 @@
+"""Adapters that read: cache, storage, live. One file per outside thing."""
