@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from seamfill.errors import SeamfillError
 from seamfill_chaos.faults import (
     Act,
     DropBars,
@@ -43,11 +44,10 @@ HANG_S_MAX = 3_600.0
 BODY_CHARS_MAX = 65_536
 
 
-class LiesInvalid(ValueError):
+class LiesInvalid(SeamfillError):
     """The description of the lies can not be used; the message names the lie and its field."""
 
     code = "lies_invalid"
-    retryable = False
 
 
 def parse_lies(text: str) -> tuple[Lie, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from seamfill_chaos.exchange.bars import Bars
+from seamfill.bars import Bars
 from seamfill_chaos.exchange.clock import ExchangeClock
 from seamfill_chaos.exchange.control import Control
 from seamfill_chaos.exchange.exchange_info import ExchangeInfo

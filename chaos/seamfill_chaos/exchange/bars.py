@@ -1,22 +1,21 @@
-"""Bars as columns: the truth that the exchange holds for one symbol.
+"""What an exchange does to bars: shows them half filled, restates them, rolls them up.
 
 Pure: knows neither files, HTTP, clocks nor symbols; everything returns new columns and never
-changes the ones it was given.
-Invariants of every `Bars`: all columns have one length; `ts_ms` is strictly ascending and on the
-interval's grid; every value is finite. A missing bar is an absent row, never a NaN.
+changes the ones it was given. The columns are `seamfill.bars.Bars`, so that what the exchange holds
+and what a store holds are compared with the same `content_digest`.
+Invariants of the exchange's bars: strictly ascending times on the interval's grid, finite values.
+A missing bar is an absent row, never a NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Int64s = npt.NDArray[np.int64]
-Float64s = npt.NDArray[np.float64]
+from seamfill.bars import Bars, Float64s
 
 MINUTE_MS = 60_000
 DECIMALS = 8
@@ -34,62 +33,39 @@ class Row(NamedTuple):
     volume: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Bars:
-    """Hold the bars of one symbol and interval, oldest first.
-
-    Compare the columns, not two `Bars`: equality of arrays has no single truth value.
-    """
-
-    interval_ms: int
-    ts_ms: Int64s
-    open: Float64s
-    high: Float64s
-    low: Float64s
-    close: Float64s
-    volume: Float64s
-
-    def __len__(self) -> int:
-        return len(self.ts_ms)
-
-    def between(self, start_ms: int, end_ms: int) -> Bars:
-        """Return the bars that open in `[start_ms, end_ms)`."""
-        return self.at(*self.positions(start_ms, end_ms))
-
-    def positions(self, start_ms: int, end_ms: int) -> tuple[int, int]:
-        """Return the half-open range of positions of the bars that open in `[start_ms, end_ms)`."""
-        first, stop = np.searchsorted(self.ts_ms, [start_ms, end_ms])
-        return int(first), max(int(first), int(stop))
-
-    def at(self, first: int, stop: int) -> Bars:
-        """Return the bars at positions `[first, stop)`."""
-        return Bars(
-            interval_ms=self.interval_ms,
-            ts_ms=self.ts_ms[first:stop],
-            open=self.open[first:stop],
-            high=self.high[first:stop],
-            low=self.low[first:stop],
-            close=self.close[first:stop],
-            volume=self.volume[first:stop],
-        )
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the bars one by one as plain Python numbers, oldest first."""
-        columns = (self.ts_ms, self.open, self.high, self.low, self.close, self.volume)
-        return (Row(*values) for values in zip(*(c.tolist() for c in columns), strict=True))
+def positions(bars: Bars, start_ms: int, end_ms: int) -> tuple[int, int]:
+    """Return the half-open range of positions of the bars that open in `[start_ms, end_ms)`."""
+    first, stop = np.searchsorted(bars.ts_ms, [start_ms, end_ms])
+    return int(first), max(int(first), int(stop))
 
 
-def find_fault(bars: Bars) -> str | None:
-    """Say which invariant of `Bars` does not hold, or `None` when all of them do."""
+def at(bars: Bars, first: int, stop: int) -> Bars:
+    """Return the bars at positions `[first, stop)`, without copying."""
+    return Bars(
+        ts_ms=bars.ts_ms[first:stop],
+        open=bars.open[first:stop],
+        high=bars.high[first:stop],
+        low=bars.low[first:stop],
+        close=bars.close[first:stop],
+        volume=bars.volume[first:stop],
+    )
+
+
+def rows_of(bars: Bars) -> Iterator[Row]:
+    """Yield the bars one by one as plain Python numbers, oldest first."""
+    columns = (bars.ts_ms, bars.open, bars.high, bars.low, bars.close, bars.volume)
+    return (Row(*values) for values in zip(*(c.tolist() for c in columns), strict=True))
+
+
+def find_fault(bars: Bars, interval_ms: int) -> str | None:
+    """Say which invariant of the exchange's bars does not hold, or `None` when all of them do."""
     values = (bars.open, bars.high, bars.low, bars.close, bars.volume)
-    if any(len(column) != len(bars) for column in values):
-        return "its columns have different lengths"
     if len(bars) == 0:
         return "it holds no bars"
     if (np.diff(bars.ts_ms) <= 0).any():
         return "its times are not strictly ascending"
-    if (bars.ts_ms % bars.interval_ms != 0).any() or int(bars.ts_ms[0]) < 0:
-        return f"it has times off the {bars.interval_ms} ms grid"
+    if (bars.ts_ms % interval_ms != 0).any() or int(bars.ts_ms[0]) < 0:
+        return f"it has times off the {interval_ms} ms grid"
     if not all(np.isfinite(column).all() for column in values):
         return "it has values that are not finite"
     return None
@@ -117,7 +93,7 @@ def restated(bars: Bars, start_ms: int, end_ms: int, factors: Float64s | float) 
     Prices and volume are scaled alike and rounded to eight decimals; `factors` is one number, or
     one per bar of the range. Times never change.
     """
-    first, stop = bars.positions(start_ms, end_ms)
+    first, stop = positions(bars, start_ms, end_ms)
 
     def scaled(column: Float64s) -> Float64s:
         changed = column.copy()
@@ -140,8 +116,6 @@ def rolled_up(bars: Bars, interval_ms: int) -> Bars:
     Prices come from bars with volume only: a bar without trades repeats an older price, which is
     no trade of the longer bar. Volume adds up. A longer bar exists when any part of it does.
     """
-    if interval_ms == bars.interval_ms:
-        return bars
     bucket = bars.ts_ms - bars.ts_ms % interval_ms
     # Where nothing was traded in the whole bucket, all of its flat bars stand for it.
     traded = bars.volume > 0
@@ -153,7 +127,6 @@ def rolled_up(bars: Bars, interval_ms: int) -> Bars:
     lasts = np.append(firsts[1:], used.sum()) - 1
     volume: Float64s = np.add.reduceat(bars.volume, np.flatnonzero(np.diff(group, prepend=-1)))
     return Bars(
-        interval_ms=interval_ms,
         ts_ms=starts,
         open=bars.open[used][firsts],
         high=np.maximum.reduceat(bars.high[used], firsts),

@@ -13,7 +13,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from seamfill_chaos.exchange.bars import Bars
+from seamfill.bars import Bars, content_digest
+from seamfill_chaos.exchange.bars import MINUTE_MS, rows_of
 from seamfill_chaos.exchange.exchange_info import STATUSES
 from seamfill_chaos.exchange.server import DELAY_MS_MAX, Exchange
 from seamfill_chaos.faults_file import LiesInvalid, parse_lies
@@ -61,6 +62,7 @@ class Control:
             web.get("/__control/state", _answered(self._state)),
             web.get("/__control/requests", _answered(self._requests)),
             web.get("/__control/bars", _answered(self._bars)),
+            web.get("/__control/digest", _answered(self._digest)),
             web.post("/__control/now", _answered(self._set_now)),
             web.post("/__control/delay", _answered(self._set_delay)),
             web.post("/__control/lies", _answered(self._set_lies)),
@@ -96,10 +98,13 @@ class Control:
 
     async def _bars(self, http: web.Request) -> object:
         symbol = http.query.get("symbol", "")
-        bars = self._truth(symbol).between(
-            _number(http, "start_ms", 0), _number(http, "end_ms", TIME_MS_MAX)
-        )
-        return {"symbol": symbol, "interval_ms": bars.interval_ms, "bars": list(bars.rows())}
+        bars = self._asked_bars(http, symbol)
+        return {"symbol": symbol, "interval_ms": MINUTE_MS, "bars": list(rows_of(bars))}
+
+    async def _digest(self, http: web.Request) -> object:
+        symbol = http.query.get("symbol", "")
+        bars = self._asked_bars(http, symbol)
+        return {"symbol": symbol, "bars": len(bars), "content_digest": content_digest(bars)}
 
     async def _set_now(self, http: web.Request) -> object:
         wanted = _decode(await http.read(), _SetNow)
@@ -142,6 +147,10 @@ class Control:
             raise _Invalid(f"symbol: {wanted.symbol!r} is unknown")
         self._exchange.info.set_status(wanted.symbol, wanted.status)
         return {"symbol": wanted.symbol, "status": wanted.status}
+
+    def _asked_bars(self, http: web.Request, symbol: str) -> Bars:
+        start_ms, end_ms = _number(http, "start_ms", 0), _number(http, "end_ms", TIME_MS_MAX)
+        return self._truth(symbol).between(start_ms, end_ms)
 
     def _truth(self, symbol: str) -> Bars:
         if symbol not in self._exchange.market.symbols:

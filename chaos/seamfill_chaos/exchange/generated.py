@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from seamfill_chaos.exchange.bars import MINUTE_MS, Bars, Int64s
+from seamfill.bars import Bars, Int64s
+from seamfill_chaos.exchange.bars import MINUTE_MS
 
 TICKS_PER_UNIT = 100
 LOTS_PER_UNIT = 100_000
@@ -98,7 +99,6 @@ def _walk(seed: int, symbol: str, ts_ms: Int64s, is_open: npt.NDArray[np.bool_])
     low = np.minimum(open_, close) - np.where(is_quiet, 0, _below(down, reach + 1))
     volume = np.where(is_quiet, 0, 1 + _below(lots, 50 * LOTS_PER_UNIT))
     return Bars(
-        interval_ms=MINUTE_MS,
         ts_ms=ts_ms[is_open],
         open=open_[is_open] / TICKS_PER_UNIT,
         high=high[is_open] / TICKS_PER_UNIT,

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from seamfill.bars import Bars, Float64s, Int64s
 from seamfill_chaos.exchange.bars import (
-    Bars,
-    Float64s,
+    MINUTE_MS,
     Row,
+    at,
     partly_filled,
+    positions,
     restated,
     rolled_up,
+    rows_of,
 )
 from seamfill_chaos.exchange.klines import KlineQuery
 from seamfill_chaos.exchange.pages import Pages, encode_row
@@ -32,6 +35,7 @@ class _Slice:
     """Positions `[first, stop)` of a series; from `settled` on, values may still change."""
 
     pages: Pages
+    interval_ms: int
     first: int
     settled: int
     stop: int
@@ -56,13 +60,13 @@ class Market:
 
     def settled_ms(self) -> int:
         """Return the first time at which the last bar of every symbol has settled."""
-        last_ms = max(int(bars.ts_ms[-1]) + bars.interval_ms for bars in self._bars.values())
+        last_ms = max(int(bars.ts_ms[-1]) + MINUTE_MS for bars in self._bars.values())
         return last_ms + self._settle_ms
 
     def warm(self) -> None:
         """Encode every one-minute bar now."""
-        for symbol, bars in self._bars.items():
-            self._series(symbol, bars.interval_ms).warm()
+        for symbol in self._bars:
+            self._series(symbol, MINUTE_MS).warm()
 
     def encoded_rows(self, query: KlineQuery, now_ms: int) -> list[bytes]:
         """Return the rows that answer the query, encoded; nothing for a symbol without bars."""
@@ -78,8 +82,8 @@ class Market:
         found = self._find(query, now_ms)
         if found is None:
             return []
-        settled = found.pages.bars.at(found.first, found.settled)
-        return [*settled.rows(), *self._unsettled(found, now_ms)]
+        settled = at(found.pages.bars, found.first, found.settled)
+        return [*rows_of(settled), *self._unsettled(found, now_ms)]
 
     def restate(
         self, symbol: str, start_ms: int, end_ms: int, *, factor: float | None, seed: int | None
@@ -90,7 +94,7 @@ class Market:
         seed and the bar's time only. Raises KeyError for a symbol without bars.
         """
         bars = self._bars[symbol]
-        first, stop = bars.positions(start_ms, end_ms)
+        first, stop = positions(bars, start_ms, end_ms)
         factors = factor if factor is not None else _factors(seed or 0, bars.ts_ms[first:stop])
         self._bars[symbol] = restated(bars, start_ms, end_ms, factors)
         for key in [key for key in self._pages if key[0] == symbol]:
@@ -113,25 +117,34 @@ class Market:
             stop = min(stop, first + query.limit)
         else:
             first = max(first, stop - query.limit)
-        return _Slice(pages=pages, first=first, settled=min(max(settled, first), stop), stop=stop)
+        return _Slice(
+            pages=pages,
+            interval_ms=query.interval_ms,
+            first=first,
+            settled=min(max(settled, first), stop),
+            stop=stop,
+        )
 
     def _unsettled(self, found: _Slice, now_ms: int) -> list[Row]:
         bars = found.pages.bars
-        life_ms = bars.interval_ms + self._settle_ms
+        life_ms = found.interval_ms + self._settle_ms
         return [
             partly_filled(row, (now_ms - row.ts_ms) / life_ms)
-            for row in bars.at(found.settled, found.stop).rows()
+            for row in rows_of(at(bars, found.settled, found.stop))
         ]
 
     def _series(self, symbol: str, interval_ms: int) -> Pages:
         key = (symbol, interval_ms)
         pages = self._pages.get(key)
         if pages is None:
-            pages = self._pages[key] = Pages(rolled_up(self._bars[symbol], interval_ms))
+            bars = self._bars[symbol]
+            if interval_ms != MINUTE_MS:
+                bars = rolled_up(bars, interval_ms)
+            pages = self._pages[key] = Pages(bars, interval_ms)
         return pages
 
 
-def _factors(seed: int, ts_ms: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Float64s:
+def _factors(seed: int, ts_ms: Int64s) -> Float64s:
     # A multiplicative hash of time and seed, in 64 bits that wrap: between 1.0001 and 1.0100.
     mixed = (ts_ms.astype(np.uint64) + np.uint64(seed % 2**32)) * np.uint64(0x9E3779B97F4A7C15)
     return 1.0001 + (mixed >> np.uint64(40)).astype(np.float64) / 2**24 * 0.0099

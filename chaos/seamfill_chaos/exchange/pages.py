@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from seamfill_chaos.exchange.bars import Bars, Float64s, Row
+from seamfill.bars import Bars, Float64s
+from seamfill_chaos.exchange.bars import Row, at
 
 BLOCK_ROWS = 1_024
 
@@ -20,8 +21,9 @@ BLOCK_ROWS = 1_024
 class Pages:
     """Serve slices of one symbol's bars as encoded rows."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: Bars, interval_ms: int) -> None:
         self.bars = bars
+        self._interval_ms = interval_ms
         self._blocks: dict[int, Sequence[bytes]] = {}
 
     def warm(self) -> None:
@@ -43,7 +45,7 @@ class Pages:
         encoded = self._blocks.get(block)
         if encoded is None:
             first = block * BLOCK_ROWS
-            encoded = encode_bars(self.bars.at(first, first + BLOCK_ROWS))
+            encoded = encode_bars(at(self.bars, first, first + BLOCK_ROWS), self._interval_ms)
             self._blocks[block] = encoded
         return encoded
 
@@ -55,19 +57,10 @@ def page_of(rows: Iterable[bytes]) -> bytes:
 
 def encode_row(row: Row, interval_ms: int) -> bytes:
     """Return one bar as Binance's row; see `encode_bars`."""
-    one = Bars(
-        interval_ms=interval_ms,
-        ts_ms=np.array([row.ts_ms], dtype=np.int64),
-        open=np.array([row.open]),
-        high=np.array([row.high]),
-        low=np.array([row.low]),
-        close=np.array([row.close]),
-        volume=np.array([row.volume]),
-    )
-    return encode_bars(one)[0]
+    return encode_bars(Bars.from_rows([row]), interval_ms)[0]
 
 
-def encode_bars(bars: Bars) -> list[bytes]:
+def encode_bars(bars: Bars, interval_ms: int) -> list[bytes]:
     """Return one JSON row per bar, with the columns of Binance's klines.
 
     Open time, open, high, low, close, volume, close time, quote volume, number of trades, taker
@@ -83,7 +76,7 @@ def encode_bars(bars: Bars) -> list[bytes]:
         _decimals(bars.low),
         _decimals(bars.close),
         _decimals(bars.volume),
-        (bars.ts_ms + (bars.interval_ms - 1)).tolist(),
+        (bars.ts_ms + (interval_ms - 1)).tolist(),
         _decimals(np.round(quote, 8)),
         trades.tolist(),
         _decimals(np.round(bars.volume / 2, 8)),

@@ -2,7 +2,7 @@
 
 A folder holds `SYMBOL.parquet` (columns `ts` in milliseconds, `open high low close volume`) and
 optionally `exchangeInfo.json`, a recorded answer of the real exchange.
-A file that breaks an invariant of `Bars` is refused by name rather than repaired.
+A file that breaks an invariant of the exchange's bars is refused by name rather than repaired.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seamfill_chaos.exchange.bars import MINUTE_MS, Bars, find_fault
+from seamfill.bars import Bars
+from seamfill.errors import SeamfillError
+from seamfill_chaos.exchange.bars import MINUTE_MS, find_fault
 
 SYMBOL_PATTERN = re.compile(r"[A-Z0-9]{2,20}")
 COLUMNS = ("ts", "open", "high", "low", "close", "volume")
 
 
-class RecordingUnusable(ValueError):
+class RecordingUnusable(SeamfillError):
     """The folder of recorded bars can not be served; the message names the file and the fault."""
 
     code = "recording_unusable"
-    retryable = False
 
 
 def load_bars(folder: Path) -> dict[str, Bars]:
@@ -77,8 +78,8 @@ def _read_bars(file: Path) -> Bars:
     except TypeError as error:
         raise RecordingUnusable(f"{file}: {error}") from error
     ts_ms = table["ts"].to_numpy().astype(np.int64, casting="unsafe")
-    bars = Bars(interval_ms=MINUTE_MS, ts_ms=ts_ms, **prices)
-    fault = find_fault(bars)
+    bars = Bars(ts_ms=ts_ms, **prices)
+    fault = find_fault(bars, MINUTE_MS)
     if fault is not None:
         raise RecordingUnusable(f"{file}: {fault}")
     return bars
