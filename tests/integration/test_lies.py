@@ -27,8 +27,13 @@ KLINES: Final = 'path = "/api/v3/klines"'
 
 # Every kind of lie, on some requests; each ends with the truth, because none of them is constant.
 HARMLESS_IN_THE_END: Final = {
-    "status_429": f'kind = "status"\ncode = 429\nheaders = {{ "Retry-After" = "1" }}\n{KLINES}\nwhen = [3, 7, 8]',
-    "status_418": f'kind = "status"\ncode = 418\nheaders = {{ "Retry-After" = "2" }}\n{KLINES}\nwhen = [5]',
+    "status_429": (
+        f'kind = "status"\ncode = 429\nheaders = {{ "Retry-After" = "1" }}\n{KLINES}\n'
+        "when = [3, 7, 8]"
+    ),
+    "status_418": (
+        f'kind = "status"\ncode = 418\nheaders = {{ "Retry-After" = "2" }}\n{KLINES}\nwhen = [5]'
+    ),
     "status_503": f'kind = "status"\ncode = 503\n{KLINES}\nevery = 9',
     "html_200": f'kind = "html_200"\n{KLINES}\nevery = 10',
     "truncate": f'kind = "truncate"\n{KLINES}\nevery = 8',
