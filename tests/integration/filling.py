@@ -19,7 +19,9 @@ from integration.recorded import (
     assert_rows,
     data_directory,
 )
-from seamfill.bars import Bars
+from seamfill.bars import VALUE_COLUMNS, Bars
+from seamfill.protocol.values import SeriesId
+from seamfill.sources.parquet_layout import series_directory
 from seamfill_chaos.live.command import Printed, run_command
 from seamfill_chaos.live.processes import Processes
 from seamfill_chaos.live.world import Exchange, World
@@ -50,7 +52,17 @@ class StoreUnderTest:
 
     @staticmethod
     def _parquet_rows(directory: Path, symbol: str) -> list[tuple[Any, ...]]:
-        raise NotImplementedError
+        # Every file counts here, also those that a higher fence has overruled: whatever a frozen
+        # worker wrote late must be the same rows. Equal rows of two files are one row.
+        folder = series_directory(directory, SeriesId(dataset=DATASET, symbol=symbol))
+        rows: set[tuple[Any, ...]] = set()
+        for path in folder.glob("g*/*.parquet"):
+            gen = int(path.parent.name.removeprefix("g"))
+            bars = pq.read_table(path).to_pydict()
+            times = [int(ts.timestamp() * 1000) for ts in bars["ts"]]
+            values = zip(*(bars[name] for name in VALUE_COLUMNS), strict=True)
+            rows |= {(ts, symbol, gen, *row) for ts, row in zip(times, values, strict=True)}
+        return sorted(rows)
 
 
 @asynccontextmanager
