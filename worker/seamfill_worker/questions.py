@@ -81,7 +81,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskPage:
-    """Fetch ``limit_bars`` bars from ``start_ms`` on, once ``not_before_ms`` (monotonic) is past."""
+    """Fetch ``limit_bars`` bars from ``start_ms`` on, after ``not_before_ms`` (monotonic)."""
 
     start_ms: int
     limit_bars: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -185,11 +185,15 @@ def test_a_restatement_between_two_pages_starts_the_window_over() -> None:
     assert_bars(verdict, list(range(10, 60)), version=1)
 
 
+def restated_from(first: int, number: int, minute: int) -> int:
+    return int(number >= first and 20 <= minute < 40)
+
+
 def test_a_restatement_of_part_of_the_window_never_mixes() -> None:
     for first in range(1, 12):
         venue = ModelVenue(
             range(90),
-            versions=lambda number, minute, f=first: int(number >= f and 20 <= minute < 40),
+            versions=partial(restated_from, first),
         )
         verdict = filled(drive(fill(window(10, 60)), venue))
         restated = set(verdict.bars.between(BASE + 20 * MINUTE, BASE + 40 * MINUTE).close % 1)
@@ -293,6 +297,9 @@ class TestAnyWorld:
 
 def test_page_sizes_that_creep_are_refused() -> None:
     """A venue that sends two bars at a time whatever is asked does not keep a worker for ever."""
-    creep: Callable[[int, list[Row]], list[Row]] = lambda number, rows: rows[:3]
+
+    def creep(number: int, rows: list[Row]) -> list[Row]:
+        return rows[:3]
+
     verdict = drive(fill(window(0, 90)), ModelVenue(range(99), lie=creep))
     assert isinstance(verdict, Inconsistent) and "a few bars only" in verdict.detail
