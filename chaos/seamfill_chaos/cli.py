@@ -1,0 +1,16 @@
+"""The command `seamfill-chaos`: each of its commands lives in a module of its own."""
+
+from __future__ import annotations
+
+import click
+
+from seamfill_chaos.exchange.cli import exchange
+
+
+@click.group()
+@click.version_option(package_name="seamfill")
+def main() -> None:
+    """Break things on purpose: a lying exchange, simulated runs, and what checks them."""
+
+
+main.add_command(exchange)
