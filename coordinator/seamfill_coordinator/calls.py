@@ -51,7 +51,8 @@ class StateStamp:
 
     rev: int
     term: int
-    leader: str | None
+    leader: str | None = None
+    leader_url: str | None = None
     recovery: int = 0
 
 
@@ -71,6 +72,8 @@ class Incoming:
     path: Mapping[str, str] = field(default_factory=dict)
     identity: Identity | None = None
     rev_floor: int = 0
+    recovery: int | None = None
+    """Under which recovery number the floor was seen."""
     if_none_match: str | None = None
     proxied_by: str | None = None
     is_abandoned: bool = False
@@ -137,11 +140,17 @@ def _never_hold(incoming: Incoming, answer: Answer, waited_ms: int) -> int | Non
     return None
 
 
+def _always_ripe(incoming: Incoming, machine: LeaseMachine, waited_ms: int) -> int | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutation:
     """A call that goes through the log.
 
     ``hold`` returns how long it is worth waiting before asking again, or None to answer now.
+    ``ripe`` is asked *before* the first attempt when the identity is the client's own, under which
+    only one attempt counts: how long it is worth waiting first, or None to ask now.
     ``undo`` is set for grants: it returns the call that gives an answer's grant back, if it has
     one. ``reads_state``: the operations depend on the machine's state, so a barrier comes first.
     """
@@ -149,6 +158,7 @@ class Mutation:
     operations: Callable[[Incoming, LeaseMachine], tuple[Operation, ...]]
     answer: Callable[[Incoming, Reply, LeaseMachine], Answer]
     hold: Callable[[Incoming, Answer, int], int | None] = _never_hold
+    ripe: Callable[[Incoming, LeaseMachine, int], int | None] = _always_ripe
     wake: Wake | None = None
     undo: Callable[[Incoming, Answer], Undo | None] | None = None
     reads_state: bool = False

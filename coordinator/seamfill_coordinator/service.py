@@ -28,11 +28,22 @@ from typing import Final, Protocol, assert_never
 import msgspec
 
 from seamfill.clock import Clock
+from seamfill.logs import log_event
+from seamfill.protocol import headers
 from seamfill.protocol.cluster import SessionAnswer
 from seamfill.protocol.problem import Problem
-from seamfill_coordinator.calls import Answer, Identity, Incoming, Mutation, Read, StateStamp, Undo
+from seamfill_coordinator.calls import (
+    Answer,
+    Identity,
+    Incoming,
+    Mutation,
+    Read,
+    StateStamp,
+    Undo,
+    Wake,
+)
 from seamfill_coordinator.machine import views
-from seamfill_coordinator.machine.commands import NO_CLIENT, OpenSession, Request
+from seamfill_coordinator.machine.commands import NO_CLIENT, Announce, OpenSession, Request
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Opened, RejectReason, Reply
 from seamfill_coordinator.node_sessions import NodeSessions
@@ -48,7 +59,12 @@ from seamfill_coordinator.waiting_room import WaitingRoom
 
 __all__ = ["OPEN_SESSION", "Coordinator", "LeaderGateway", "ServiceLimits"]
 
-_log = logging.getLogger(__name__)
+MAX_URL: Final = 500
+MACHINE_VERSION: Final = 1
+RECOVERY: Final = 0
+"""Recovering a lost quorum is not built yet, so there never was one."""
+
+_log = logging.getLogger("seamfill.coordinator.service")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +135,6 @@ class Coordinator:
         replica: Replica,
         clock: Clock,
         gateway: LeaderGateway,
-        peer_urls: dict[str, str],
         limits: ServiceLimits | None = None,
     ) -> None:
         self.replica = replica
@@ -129,7 +144,6 @@ class Coordinator:
         self.abandoned_total = 0
         self.given_back_total = 0
         self._gateway = gateway
-        self._peer_urls = peer_urls
         self._sessions = NodeSessions()
         self._opening = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -157,9 +171,11 @@ class Coordinator:
 
         A refusal that ``mutation.hold`` finds worth waiting for is asked again, under a new
         identity. Calls with the client's own identity are not: a second attempt under the same one
-        would only repeat the stored refusal.
+        would only repeat the stored refusal, so those wait, if at all, before the only attempt.
         """
         started_ms = self.clock.monotonic_ms()
+        if incoming.identity and not incoming.proxied_by and mutation.wake is not None:
+            await self._wait_until_ripe(mutation, incoming, mutation.wake)
         while True:
             asked_ms = self.clock.monotonic_ms()
             seen = 0 if mutation.wake is None else self.waiting_room.seen(mutation.wake)
@@ -176,6 +192,16 @@ class Coordinator:
                 await self.clock.sleep_ms(min(early_ms, wait_ms))
             if incoming.is_client_gone():
                 return answer
+
+    async def _wait_until_ripe(self, mutation: Mutation, incoming: Incoming, wake: Wake) -> None:
+        started_ms = self.clock.monotonic_ms()
+        while not self.waiting_room.is_full() and not incoming.is_client_gone():
+            seen = self.waiting_room.seen(wake)
+            waited_ms = self.clock.monotonic_ms() - started_ms
+            wait_ms = mutation.ripe(incoming, self.replica.machine, waited_ms)
+            if wait_ms is None:
+                return
+            await self.waiting_room.wait(wake, seen=seen, timeout_ms=wait_ms)
 
     async def read(self, read: Read, incoming: Incoming) -> Answer:
         """Return a view of everything that was acknowledged before this call."""
@@ -203,11 +229,41 @@ class Coordinator:
             rev=self.replica.machine.rev if rev is None else rev,
             term=status.term,
             leader=status.leader_id,
+            leader_url=None if status.leader_id is None else self.url_of(status.leader_id),
+            recovery=RECOVERY,
         )
 
     def url_of(self, member: str) -> str | None:
-        """Return a member's URL: as it announced itself, or as configured."""
-        return views.announced_url(self.replica.machine, member) or self._peer_urls.get(member)
+        """Return a member's URL, once the cluster has been told of it."""
+        return views.announced_url(self.replica.machine, member)
+
+    def note_member(self, member: str, url: str) -> None:
+        """Let the cluster know where a follower is reached, when that is news.
+
+        Leaders announce themselves. A follower tells its address with the calls it sends on (it
+        opens a session when it starts, so there is one); the leader commits it for everybody.
+        """
+        status = self.replica.status()
+        known = any(peer.node_id == member for peer in status.peers)
+        is_usable = len(url) <= MAX_URL and url.startswith(("http://", "https://"))
+        if known and is_usable and status.role is Role.LEADER and url != self.url_of(member):
+            self._spawn(self._announce(member, url))
+
+    async def _announce(self, member: str, url: str) -> None:
+        announce = Announce(
+            member=member,
+            url=url,
+            cluster_id=self.replica.status().cluster_id,
+            version_min=MACHINE_VERSION,
+            version_max=MACHINE_VERSION,
+        )
+        try:
+            await self.replica.propose(
+                Request(operations=(announce,)), timeout_ms=self.limits.attempt_ms
+            )
+        except (NotLeader, Overloaded, ProposalOutcomeUnknown):
+            # It tells again with its next call.
+            log_event(_log, "member.not_announced", member=member, url=url)
 
     # ── One effect ───────────────────────────────────────────────────────────────────────────
 
@@ -238,7 +294,7 @@ class Coordinator:
             if mutation.undo is not None and in_doubt:
                 self._spawn_bounded(self._find_out(mutation, incoming, identity))
                 if isinstance(none, _NoAnswer):
-                    detail = "The cluster did not answer in time; what it may have granted is given back."
+                    detail = "no answer in time; what may have been granted is given back"
                     raise Refused(problem("not_committed", detail)) from none
                 raise
             # Given up for good: from the next request on `low` is beyond this sequence, and a copy
@@ -334,9 +390,8 @@ class Coordinator:
     async def _view(self, read: Read, incoming: Incoming, timeout_ms: int) -> Answer:
         await self._barrier(timeout_ms)
         machine = self.replica.machine
-        if incoming.rev_floor > machine.rev:
-            detail = f"asked for rev {incoming.rev_floor}, the cluster's newest is {machine.rev}"
-            raise Refused(problem("recovered", detail, field="Seamfill-Rev"))
+        if incoming.rev_floor:
+            _check_floor(incoming, machine.rev)
         return read.view(incoming, machine).stamped(self.stamp())
 
     async def _barrier(self, timeout_ms: int) -> None:
@@ -413,7 +468,7 @@ class Coordinator:
         if len(self._background) > self.limits.abandoned_grants:
             # Not ideal, but bounded: this grant lives until its ttl ends it.
             work.close()
-            _log.warning("grant.orphaned")
+            log_event(_log, "grant.orphaned", level=logging.WARNING)
             return
         self.abandoned_total += 1
         self._spawn(work)
@@ -421,7 +476,7 @@ class Coordinator:
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("background.failed", exc_info=error)
+            log_event(_log, "service.background_failed", level=logging.ERROR, exc=error)
 
     async def _find_out(self, mutation: Mutation, incoming: Incoming, identity: Identity) -> None:
         """Ask for an outcome until it is known; give a grant back; then settle the identity."""
@@ -457,6 +512,16 @@ class Coordinator:
             else:
                 self.given_back_total += 1
                 return
+
+
+def _check_floor(incoming: Incoming, rev: int) -> None:
+    if incoming.recovery not in (None, RECOVERY):
+        detail = f"the floor is of recovery {incoming.recovery}, the cluster is at {RECOVERY}"
+        raise Refused(problem("recovered", detail, field=headers.RECOVERY))
+    if incoming.rev_floor > rev:
+        # Behind a barrier this can not be a slow node: the state that the client saw is gone.
+        detail = f"rev {incoming.rev_floor} was asked for, the newest is {rev}"
+        raise Refused(problem("recovered", detail, field=headers.REV))
 
 
 def _is_session_unknown(answer: Answer) -> bool:

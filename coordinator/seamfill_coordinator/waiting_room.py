@@ -32,6 +32,7 @@ _WAKES: Final[dict[str, Wake]] = {
     "claim.expired": Wake.CLAIM,
     "claim.completed": Wake.CLAIM,
     "claim.failed": Wake.CLAIM,
+    "claim.abandoned": Wake.CLAIM,
 }
 
 

@@ -13,14 +13,16 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from seamfill.clock import Clock
 from seamfill.errors import InvalidInput
+from seamfill.logs import log_event
 from seamfill.protocol.problem import Problem
 from seamfill_coordinator.calls import Answer, Incoming, Mutation, Read
 from seamfill_coordinator.http.decode import MAX_BODY_BYTES, read_incoming
@@ -32,6 +34,7 @@ from seamfill_coordinator.http.endpoints import (
     Streamed,
 )
 from seamfill_coordinator.http.forward import PeerClient
+from seamfill_coordinator.http.headers import PROXIED_URL
 from seamfill_coordinator.http.metrics import Metrics, metrics_response
 from seamfill_coordinator.http.openapi import openapi_document
 from seamfill_coordinator.http.respond import problem_response, respond
@@ -42,7 +45,7 @@ from seamfill_coordinator.service import Coordinator, ServiceLimits
 
 __all__ = ["NODE", "build_app"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("seamfill.coordinator.http")
 
 MAX_IN_FLIGHT: Final = 4_096
 NODE: Final = web.AppKey("node", Node)
@@ -53,7 +56,6 @@ _HTTP_CODES: Final = {
     413: "too_large",
     415: "unsupported_media_type",
 }
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(
@@ -61,15 +63,18 @@ def build_app(
     replica: Replica,
     config: NodeFacts,
     clock: Clock,
+    public_url: str | None = None,
     limits: ServiceLimits | None = None,
 ) -> web.Application:
-    """Return the application of one node: all handlers, metrics and background work."""
-    peers = PeerClient(node_id=config.node_id, cluster_id=config.cluster_id)
+    """Return the application of one node: all handlers, metrics and background work.
+
+    ``public_url``: where others reach this node, for their calls and for ``/v1/cluster``.
+    """
+    peers = PeerClient(node_id=config.node_id, cluster_id=config.cluster_id, public_url=public_url)
     service = Coordinator(
         replica=replica,
         clock=clock,
         gateway=peers,
-        peer_urls=dict(config.peer_urls),
         limits=limits,
     )
     metrics = Metrics()
@@ -80,6 +85,7 @@ def build_app(
         clock=clock,
         peers=peers,
         metrics=metrics,
+        public_url=public_url,
         started_ms=clock.monotonic_ms(),
     )
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_edge(node)])
@@ -130,7 +136,7 @@ async def _metrics_port(app: web.Application) -> AsyncIterator[None]:
     """Serve ``/metrics`` on a port of its own, for networks that scrape elsewhere."""
     node = app[NODE]
     assert node.facts.metrics_listen is not None
-    host, port = node.facts.metrics_listen
+    address = node.facts.metrics_listen
 
     async def metrics(request: web.Request) -> web.Response:
         return metrics_response(node.metrics)
@@ -140,7 +146,7 @@ async def _metrics_port(app: web.Application) -> AsyncIterator[None]:
     runner = web.AppRunner(scraped, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, address.host, address.port).start()
         yield
     finally:
         await runner.cleanup()
@@ -170,6 +176,8 @@ async def _handle(endpoint: Endpoint, node: Node, request: web.Request) -> web.S
             cluster_id=node.facts.cluster_id,
             wall_ms=node.clock.wall_ms(),
         )
+        if incoming.proxied_by and (url := request.headers.get(PROXIED_URL)):
+            node.service.note_member(incoming.proxied_by, url)
         match alternative.call:
             case Streamed(handle=stream):
                 return await stream(node, incoming, request)
@@ -235,7 +243,7 @@ def _trace_id(request: web.Request) -> str:
     return found[1] if found else uuid.uuid4().hex
 
 
-def _edge(node: Node) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _edge(node: Node) -> Middleware:
     """Return the outermost layer: bounds what is held, and turns what was raised into problems."""
     in_flight = 0
 
@@ -249,9 +257,17 @@ def _edge(node: Node) -> Callable[[web.Request, Handler], Awaitable[web.StreamRe
             return await handler(request)
         except web.HTTPException as exc:
             return _from_aiohttp(node, request, exc)
-        except Exception:
+        except Exception as exc:
             trace_id = _trace_id(request)
-            _log.exception("http.bug", extra={"trace_id": trace_id, "path": request.path})
+            log_event(
+                _log,
+                "http.bug",
+                level=logging.ERROR,
+                exc=exc,
+                trace_id=trace_id,
+                method=request.method,
+                path=request.path,
+            )
             return _plain_problem(node, request, problem("internal_error"), trace_id)
         finally:
             in_flight -= 1

@@ -29,6 +29,7 @@ from seamfill_coordinator.machine.commands import (
 )
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Accepted, Done, RejectReason, Reply
+from seamfill_coordinator.machine.resubmitting import resubmission
 from seamfill_coordinator.problems import Refused, problem, unexpected
 
 __all__ = [
@@ -47,7 +48,8 @@ Limit = Annotated[int, Meta(ge=1, le=10_000)]
 
 
 class BackfillsQuery(Body, frozen=True):
-    active_only: bool = False
+    active: bool = False
+    """Only those that are not finished."""
     limit: Limit = 1_000
 
 
@@ -106,11 +108,11 @@ def _plan(accepted: Accepted) -> BackfillPlan:
 
 def _retry_operations(incoming: Incoming, machine: LeaseMachine) -> tuple[Operation, ...]:
     backfill_id = incoming.path["id"]
-    wanted = views.submitted(machine, backfill_id)
-    if wanted is None:
-        raise Refused(problem(RejectReason.NOT_FOUND, f"no backfill {backfill_id!r} is known"))
     redo = incoming.body_as(RetryRequest).redo
-    return (_submit(replace_request(wanted, redo=redo), incoming.arrived_wall_ms),)
+    body = resubmission(machine, backfill_id, redo)
+    if body is None:
+        raise Refused(problem(RejectReason.NOT_FOUND, f"no backfill {backfill_id!r} is known"))
+    return (_submit(body, incoming.arrived_wall_ms),)
 
 
 def _by_id(operation: Callable[[str], Operation]) -> Mutation:
@@ -139,7 +141,7 @@ def found_backfill(incoming: Incoming, machine: LeaseMachine) -> Answer:
 
 def _list_view(incoming: Incoming, machine: LeaseMachine) -> Answer:
     query = incoming.query_as(BackfillsQuery)
-    body = views.backfills(machine, active_only=query.active_only, limit=query.limit)
+    body = views.backfills(machine, active_only=query.active, limit=query.limit)
     return Answer(status=200, body=body)
 
 

@@ -49,7 +49,7 @@ async def cluster(node: Node, incoming: Incoming) -> Answer:
     peers = await _peers(node, status) if incoming.query_as(ClusterQuery).peers else ()
     machine = service.replica.machine
     leader = status.leader_id
-    leader_url = None if leader is None else _url_of(node, leader)
+    leader_url = None if leader is None else service.url_of(leader)
     body = ClusterAnswer(
         cluster_id=status.cluster_id,
         node_id=status.node_id,
@@ -69,16 +69,9 @@ async def cluster(node: Node, incoming: Incoming) -> Answer:
 
 
 async def _peers(node: Node, status: ReplicaStatus) -> tuple[MemberView, ...]:
-    others = {peer.node_id for peer in status.peers} | set(node.facts.peer_urls)
-    others.discard(status.node_id)
-    asked = [node.peers.view_of(peer, node.service.url_of(peer)) for peer in sorted(others)]
+    others = sorted(peer.node_id for peer in status.peers)
+    asked = [node.peers.view_of(peer, node.service.url_of(peer)) for peer in others]
     return tuple(await asyncio.gather(*asked))
-
-
-def _url_of(node: Node, member: str) -> str | None:
-    if member == node.facts.node_id:
-        return node.facts.public_url
-    return node.service.url_of(member)
 
 
 def _self_view(node: Node, status: ReplicaStatus) -> MemberView:
@@ -86,7 +79,7 @@ def _self_view(node: Node, status: ReplicaStatus) -> MemberView:
     digest_index = max(status.digests, default=None)
     return MemberView(
         id=status.node_id,
-        url=node.facts.public_url,
+        url=node.public_url,
         role=status.role.value,
         healthy=_is_ready(status),
         term=status.term,

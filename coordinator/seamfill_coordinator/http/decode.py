@@ -19,16 +19,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from seamfill.errors import InvalidInput
+from seamfill.protocol.headers import IDEMPOTENCY_KEY, RECOVERY, REV
 from seamfill_coordinator.calls import Identity, Incoming
 from seamfill_coordinator.http.endpoints import Alternative, Endpoint
-from seamfill_coordinator.http.headers import (
-    ABANDONED,
-    CLUSTER,
-    IDEMPOTENCY_KEY,
-    PROXIED_BY,
-    PROXIED_FOR,
-    REV,
-)
+from seamfill_coordinator.http.headers import ABANDONED, CLUSTER, PROXIED_BY, PROXIED_FOR
 from seamfill_coordinator.problems import Refused, problem
 
 __all__ = ["MAX_BODY_BYTES", "decode_body", "read_incoming"]
@@ -65,7 +59,8 @@ async def read_incoming(
         query=query,
         path=dict(request.match_info),
         identity=_identity(request.headers.get(IDEMPOTENCY_KEY)),
-        rev_floor=_rev_floor(request.headers.get(REV)),
+        rev_floor=_number(REV, request.headers.get(REV)) or 0,
+        recovery=_number(RECOVERY, request.headers.get(RECOVERY)),
         if_none_match=request.headers.get("If-None-Match"),
         proxied_by=proxied_by,
         is_abandoned=proxied_by is not None and ABANDONED in request.headers,
@@ -168,8 +163,8 @@ def _identity(header: str | None) -> Identity | None:
     return Identity(client=client, sequence=sequence, low=low)
 
 
-def _rev_floor(header: str | None) -> int:
-    return 0 if header is None else _words(REV, header, "<rev>")[0]
+def _number(name: str, header: str | None) -> int | None:
+    return None if header is None else _words(name, header, "<integer>")[0]
 
 
 def _words(name: str, header: str, shape: str) -> list[int]:

@@ -7,7 +7,7 @@ OpenAPI document, so they can not disagree.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -35,6 +35,13 @@ __all__ = [
 ]
 
 
+class ListenAddress(Protocol):
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
 class NodeFacts(Protocol):
     """What the HTTP layer needs of a node's configuration."""
 
@@ -43,13 +50,9 @@ class NodeFacts(Protocol):
     @property
     def cluster_id(self) -> str: ...
     @property
-    def public_url(self) -> str: ...
-    @property
     def data_dir(self) -> Path: ...
     @property
-    def metrics_listen(self) -> tuple[str, int] | None: ...
-    @property
-    def peer_urls(self) -> Mapping[str, str]: ...
+    def metrics_listen(self) -> ListenAddress | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ class Node:
     clock: Clock
     peers: PeerClient
     metrics: Metrics
+    public_url: str | None
+    """Where others reach this node."""
     started_ms: int
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 

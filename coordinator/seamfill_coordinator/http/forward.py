@@ -17,18 +17,15 @@ import msgspec
 from yarl import URL
 
 from seamfill.protocol.cluster import ClusterAnswer, MemberView
+from seamfill.protocol.headers import IDEMPOTENCY_KEY, LEADER, RECOVERY, REV, TERM
 from seamfill.protocol.problem import Problem
 from seamfill_coordinator.calls import Answer, Identity, Incoming, StateStamp
 from seamfill_coordinator.http.headers import (
     ABANDONED,
     CLUSTER,
-    IDEMPOTENCY_KEY,
-    LEADER,
     PROXIED_BY,
     PROXIED_FOR,
-    RECOVERY,
-    REV,
-    TERM,
+    PROXIED_URL,
 )
 from seamfill_coordinator.replication import NotLeader, Overloaded, ProposalOutcomeUnknown
 
@@ -45,6 +42,7 @@ class PeerClient:
 
     node_id: str
     cluster_id: str
+    public_url: str | None = None
     _session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -87,10 +85,14 @@ class PeerClient:
             CLUSTER: self.cluster_id,
             "Content-Type": "application/json",
         }
+        if self.public_url is not None:
+            headers[PROXIED_URL] = self.public_url
         if identity is not None:
             headers[IDEMPOTENCY_KEY] = f"{identity.client}:{identity.sequence}:{identity.low}"
         if incoming.rev_floor:
             headers[REV] = str(incoming.rev_floor)
+        if incoming.recovery is not None:
+            headers[RECOVERY] = str(incoming.recovery)
         if incoming.if_none_match is not None:
             headers["If-None-Match"] = incoming.if_none_match
         if incoming.is_abandoned:
@@ -139,7 +141,7 @@ def _stamp(response: aiohttp.ClientResponse) -> StateStamp | None:
         return StateStamp(
             rev=int(response.headers[REV]),
             term=int(response.headers[TERM]),
-            leader=response.headers.get(LEADER),
+            leader_url=response.headers.get(LEADER),
             recovery=int(response.headers[RECOVERY]),
         )
     except (KeyError, ValueError):

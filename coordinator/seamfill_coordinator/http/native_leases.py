@@ -15,7 +15,7 @@ from typing import Final
 from seamfill.protocol import leases as wire
 from seamfill.protocol.values import SeriesId
 from seamfill_coordinator.calls import Answer, Incoming, Mutation, Undo, Wake
-from seamfill_coordinator.machine import commands
+from seamfill_coordinator.machine import commands, views
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import (
     Already,
@@ -101,6 +101,14 @@ def _acquire_hold(incoming: Incoming, answer: Answer, waited_ms: int) -> int | N
         return None
     due_ms = left_ms if granted.retry_after_ms is None else granted.retry_after_ms
     return min(max(due_ms, _LEAST_WAIT_MS), left_ms)
+
+
+def _acquire_ripe(incoming: Incoming, machine: LeaseMachine, waited_ms: int) -> int | None:
+    left_ms = incoming.body_as(wire.AcquireRequest).wait_ms - waited_ms
+    due_ms = views.next_due_ms(machine)
+    if left_ms <= 0 or due_ms == 0:
+        return None
+    return left_ms if due_ms is None else min(max(due_ms, _LEAST_WAIT_MS), left_ms)
 
 
 def _acquire_undo(incoming: Incoming, answer: Answer) -> Undo | None:
@@ -258,6 +266,7 @@ ACQUIRE: Final = Mutation(
     operations=_acquire_operations,
     answer=_acquire_answer,
     hold=_acquire_hold,
+    ripe=_acquire_ripe,
     wake=Wake.WORK,
     undo=_acquire_undo,
 )

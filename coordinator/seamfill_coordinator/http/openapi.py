@@ -13,16 +13,10 @@ import msgspec
 from msgspec import Struct
 
 from seamfill import __version__
+from seamfill.protocol.headers import IDEMPOTENCY_KEY, LEADER, RECOVERY, REV, TERM
 from seamfill.protocol.problem import PROBLEM_TYPE, ClaimProblem, Problem
 from seamfill_coordinator.calls import Mutation, Read
 from seamfill_coordinator.http.endpoints import Endpoint, Nothing, Streamed
-from seamfill_coordinator.http.headers import (
-    IDEMPOTENCY_KEY,
-    LEADER,
-    RECOVERY,
-    REV,
-    TERM,
-)
 
 __all__ = ["openapi_document"]
 
@@ -141,6 +135,15 @@ def _headers(endpoint: Endpoint) -> list[Json]:
                 "schema": {"type": "string", "pattern": r"^\d+$"},
             }
         )
+        parameters.append(
+            {
+                "name": RECOVERY,
+                "in": "header",
+                "required": False,
+                "description": "The recovery number under which that rev was seen.",
+                "schema": {"type": "string", "pattern": r"^\d+$"},
+            }
+        )
     return parameters
 
 
@@ -179,7 +182,10 @@ def _answer_headers() -> Json:
         REV: {"description": "The state that the answer speaks of.", **integer},
         TERM: {"description": "The Raft term.", **integer},
         RECOVERY: {"description": "Grows when a lost quorum was recovered.", **integer},
-        LEADER: {"description": "The leader's id.", "schema": {"type": "string"}},
+        LEADER: {
+            "description": "The leader's URL, when it is known.",
+            "schema": {"type": "string"},
+        },
     }
 
 

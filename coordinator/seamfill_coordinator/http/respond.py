@@ -9,10 +9,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from seamfill.protocol.headers import LEADER, RECOVERY, REV, TERM
 from seamfill.protocol.problem import PROBLEM_TYPE, Problem
 from seamfill_coordinator.calls import Answer, StateStamp
 from seamfill_coordinator.http.compatibility import with_completion_ratio
-from seamfill_coordinator.http.headers import LEADER, RECOVERY, REV, TERM
 
 __all__ = ["problem_response", "respond", "stamp_headers"]
 
@@ -65,8 +65,8 @@ def problem_response(
 
 def stamp_headers(stamp: StateStamp) -> dict[str, str]:
     headers = {REV: str(stamp.rev), TERM: str(stamp.term), RECOVERY: str(stamp.recovery)}
-    if stamp.leader is not None:
-        headers[LEADER] = stamp.leader
+    if stamp.leader_url is not None:
+        headers[LEADER] = stamp.leader_url
     return headers
 
 

@@ -81,8 +81,7 @@ _LEASES: Final = (
     _post(
         "/v1/leases/acquire",
         "acquireLeases",
-        "Be granted up to max_windows windows; waits up to wait_ms when there is nothing to do. "
-        "With an Idempotency-Key it answers at once.",
+        "Be granted up to max_windows windows; waits up to wait_ms when there is nothing to do.",
         _takes(lease_bodies.AcquireRequest, native_leases.ACQUIRE, lease_bodies.AcquireAnswer),
     ),
     _post(
@@ -196,7 +195,7 @@ _BACKFILLS: Final = (
     _get(
         "/v1/backfills/{id}/watch",
         "watchBackfill",
-        "Server-sent events: progress whenever it changes, then finished (or gone).",
+        "Server-sent events: progress whenever it changes, then finished.",
         Streamed(handle=watch, content_type="text/event-stream"),
         None,
     ),

@@ -3,8 +3,8 @@
 Owns the stream. Served from this node's own copy, so that it lives on when the leader changes.
 
 Invariants: the first event is not older than anything acknowledged before the request; ``id`` is
-the rev it speaks of and only grows; the last event is ``finished`` (the backfill reached its end)
-or ``gone`` (it was forgotten); at most ``MAX_WATCHERS`` streams are open on a node.
+the rev it speaks of and only grows; the last event is ``finished``, unless the backfill was
+forgotten before (then asking again says 404); at most ``MAX_WATCHERS`` streams are open on a node.
 """
 
 from __future__ import annotations
@@ -76,7 +76,6 @@ async def _stream(node: Node, incoming: Incoming, response: web.StreamResponse) 
         machine = node.service.replica.machine
         view = views.backfill(machine, backfill_id)
         if view is None:
-            await response.write(_event("gone", machine.rev, b"{}"))
             return
         data = msgspec.json.encode(view)
         now_ms = node.clock.monotonic_ms()
