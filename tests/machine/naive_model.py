@@ -71,12 +71,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Fact:
-    """What readers see. ``rev`` is when it became current."""
+    """What readers see. ``rev`` is when it became current, ``source`` what was completed then."""
 
     kind: Kind
     rev: int
     gen: int = 0
     reason: str = ""
+    source: CoveredRange | None = None
 
 
 @dataclass
@@ -236,6 +237,7 @@ class NaiveModel:
         self.completions: dict[tuple[object, ...], int] = {}
         self.claims = NaiveClaims()
         self.expired_count = 0
+        self.used_clients: set[int] = set()
 
     # ------------------------------------------------------------------ the door
 
@@ -364,7 +366,7 @@ class NaiveModel:
     def _settle(self) -> None:
         """Apply what holds "at once": listing dates, dropped rows, finished backfills."""
         for key, series in self.series.items():
-            wanted = self._wanted_bars(key)
+            wanted = self.wanted_bars(key)
             for ts, bar in series.bars.items():
                 if ts in wanted and bar.fact is None and bar.holder is None:
                     reason = series.outside(ts)
@@ -376,17 +378,20 @@ class NaiveModel:
             if backfill.state in ("active", "paused"):
                 self._finish(backfill)
 
-    def _wanted_bars(self, key: SeriesKey) -> set[int]:
+    def wanted_bars(self, key: SeriesKey) -> set[int]:
         wanted: set[int] = set()
         for backfill in self.backfills.values():
             if backfill.state in ("active", "paused"):
                 wanted |= backfill.wanted.get(key, set())
         return wanted
 
-    def _finish(self, backfill: Backfill) -> None:
-        bars = [
+    def bars_of(self, backfill: Backfill) -> list[Bar]:
+        return [
             self.series[key].bars[ts] for key, all_ts in backfill.wanted.items() for ts in all_ts
         ]
+
+    def _finish(self, backfill: Backfill) -> None:
+        bars = self.bars_of(backfill)
         if any(bar.unfinished for bar in bars):
             return
         failed = any(bar.fact is not None and bar.fact.kind is Kind.VIOLATED for bar in bars)
@@ -742,8 +747,7 @@ class NaiveModel:
         bars = self.series[key].bars
         interval = self.datasets[key[0]].interval_ms
         facts = {
-            ts: Fact(Kind.COVERED, self.rev, gen=bars[ts].gen) if isinstance(each, CoveredRange)
-            else Fact(Kind.GAP, self.rev, reason=each.reason.value)
+            ts: self._result(each, bars[ts])
             for each in _results(complete)
             for ts in range(each.start_ms, each.end_ms, interval)
         }  # fmt: skip
@@ -758,6 +762,11 @@ class NaiveModel:
         for result in results:
             self.completions[result] = self.rev
         return self._close(complete, lease, progressed=bool(facts))
+
+    def _result(self, each: CoveredRange | GapRange, bar: Bar) -> Fact:
+        if isinstance(each, CoveredRange):
+            return Fact(Kind.COVERED, self.rev, gen=bar.gen, source=each)
+        return Fact(Kind.GAP, self.rev, reason=each.reason.value)
 
     def _close(self, complete: c.Complete, lease: Lease | None, *, progressed: bool) -> o.Outcome:
         """Keep the rest under the same fence, or give it back."""
