@@ -743,6 +743,8 @@ class NaiveModel:
         results = [_result_identity(ref, each) for each in _results(complete)]
         if results and all(result in self.completions for result in results):
             return o.Already(coverage_rev=max(self.completions[result] for result in results))
+        if any(result[:-1] in self._completed_ranges() for result in results):
+            return Rejected(reason=RejectReason.RESULT_CONFLICT)
         lease = self._find(ref)
         bars = self.series[key].bars
         interval = self.datasets[key[0]].interval_ms
@@ -762,6 +764,10 @@ class NaiveModel:
         for result in results:
             self.completions[result] = self.rev
         return self._close(complete, lease, progressed=bool(facts))
+
+    def _completed_ranges(self) -> set[tuple[object, ...]]:
+        """The completions without what was said about them: another content is a conflict."""
+        return {identity[:-1] for identity in self.completions}
 
     def _result(self, each: CoveredRange | GapRange, bar: Bar) -> Fact:
         if isinstance(each, CoveredRange):

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import ClassVar, Final
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from machine.builders import DENSE, SPARSE, covered, gap, listing
 from machine.naive_model import Lease
@@ -50,7 +50,7 @@ CLAIM_KEYS: Final = (
 GAP_REASONS: Final = (GapReason.VENUE_OUTAGE, GapReason.NO_TRADES)
 CODES: Final = ("source_error", "no_right_neighbour", "mismatch")
 
-small = st.integers(0, 11)
+small = st.integers(0, 15)
 few = st.integers(0, 3)
 pause = st.sampled_from((0, 0, 0, 100, 1_000, 2_000, 5_000))
 
@@ -80,6 +80,7 @@ class World(RuleBasedStateMachine):
         self.tokens: list[tuple[str, str]] = []
         self.client = c.NO_CLIENT
         self.backfill_ids: list[str] = ["nobody's"]
+        self.boots = ["a", "a", "a"]
         self.steps = 0
 
     def make_pair(self) -> Pair:
@@ -130,6 +131,13 @@ class World(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ backfills
 
+    @initialize(window=st.sampled_from((4, 10)), both=st.booleans())
+    def begin(self, window: int, both: bool) -> None:
+        """Something to do from the start, so that no run is about nothing."""
+        ranges = [bars(0, 0, 20), bars(1, 4, 10)] if both else [bars(0, 0, 20)]
+        self.send(self._submit("dense", ranges, window, 0, None, None))
+        self.send(self._acquire(0, 2, 30_000, None))
+
     @rule(
         series=st.integers(0, 2), start=st.integers(0, 24), length=st.integers(1, 20),
         window=st.sampled_from((3, 5, 8, 40)), priority=st.sampled_from((0, 0, 0, 1, -1)),
@@ -146,9 +154,7 @@ class World(RuleBasedStateMachine):
             ranges.append(bars(series, start + length // 2, length))
         if also == 2 and series < 2:
             ranges.append(bars(1 - series, start + 2, length))
-        self.send(
-            self._submit(SERIES[series][0], ranges, window, priority, deadline, redo, named=False)
-        )
+        self.send(self._submit(SERIES[series][0], ranges, window, priority, deadline, redo))
 
     @rule(
         series=st.integers(0, 2), start=st.integers(0, 24), length=st.integers(0, 9),
@@ -189,10 +195,10 @@ class World(RuleBasedStateMachine):
 
     def _submit(
         self, dataset: str, ranges: list[tuple[str, int, int]], window: int, priority: int,
-        deadline: int | None, redo: Redo | None, *, named: bool,
+        deadline: int | None, redo: Redo | None,
     ) -> c.Submit:  # fmt: skip
         return c.Submit(
-            backfill_id=f"named-{len(self.backfill_ids)}" if named else "",
+            backfill_id="",
             dataset=dataset,
             spec=SPECS[dataset],
             wanted=tuple(
@@ -206,6 +212,7 @@ class World(RuleBasedStateMachine):
             dry_run=False,
         )
 
+    @precondition(lambda self: len(self.backfill_ids) > 1)
     @rule(which=small, verb=st.integers(0, 4))
     def move_backfill(self, which: int, verb: int) -> None:
         verbs = (
@@ -226,30 +233,43 @@ class World(RuleBasedStateMachine):
         ttl=st.sampled_from((1, 10_000, 30_000)), only=st.sampled_from((None, None, None, 0, 1)),
     )  # fmt: skip
     def acquire(self, worker: int, count: int, advance: int, ttl: int, only: int | None) -> None:
-        self.send(self._acquire(worker, "a", count, ttl, only), advance_ms=advance)
+        self.send(self._acquire(worker, count, ttl, only), advance_ms=advance)
 
     @rule(worker=st.integers(0, 2), advance=pause)
     def acquire_much(self, worker: int, advance: int) -> None:
-        self.send(self._acquire(worker, "a", 20, 10_000, None), advance_ms=advance)
+        self.send(self._acquire(worker, 20, 10_000, None), advance_ms=advance)
 
-    @rule(worker=st.integers(1, 2), boot=st.sampled_from(("b", "c")))
-    def restart_worker(self, worker: int, boot: str) -> None:
-        self.send(self._acquire(worker, boot, 2, 10_000, None))
+    @rule(worker=st.integers(1, 2), how=st.integers(0, 5))
+    def worker_trouble(self, worker: int, how: int) -> None:
+        """Now and then a worker restarts, an old process of it wakes up, or it is drained."""
+        if how == 0:
+            self.boots[worker] = chr(ord(self.boots[worker]) + 1)
+            self.send(self._acquire(worker, 2, 10_000, None))
+        elif how == 1:
+            self.send(self._acquire(worker, 2, 10_000, None, boot="a"))
+        elif how == 2:
+            self.send(c.DrainWorker(worker_id=f"w{worker}"))
+        else:
+            self.send(self._acquire(worker, 1, 10_000, None))
 
-    def _acquire(self, worker: int, boot: str, count: int, ttl: int, only: int | None) -> c.Acquire:
+    def _acquire(
+        self, worker: int, count: int, ttl: int, only: int | None, *, boot: str | None = None
+    ) -> c.Acquire:
         stores = ("parquet:*", "questdb:main") if only is None else ("parquet:main",)
         return c.Acquire(
-            worker=WorkerIdentity(id=f"w{worker}", boot=boot),
+            worker=WorkerIdentity(id=f"w{worker}", boot=boot or self.boots[worker]),
             offers=OFFERS if only is None else (OFFERS[only],),
             stores=stores,
             max_windows=count,
             ttl_ms=ttl,
         )
 
-    def _pick(self, which: int) -> tuple[o.Grant, LeaseRef] | None:
-        if not self.granted:
-            return None
-        grant = self.granted[-1 - which % len(self.granted)]
+    def _pick(self, which: int) -> tuple[o.Grant, LeaseRef]:
+        """Choose a lease: mostly one that is alive, at times one from the past."""
+        choices = [grant for grant in self.granted if grant.fence in self.pair.model.leases]
+        if not choices or which % 4 == 3:
+            choices = self.granted
+        grant = choices[-1 - (which // 4) % len(choices)]
         series = SeriesId(dataset=grant.dataset, symbol=grant.symbol)
         return grant, LeaseRef(
             series=series, start_ms=grant.start_ms, end_ms=grant.end_ms, fence=grant.fence
@@ -262,15 +282,15 @@ class World(RuleBasedStateMachine):
         alive = [ts for ts in inside if all_bars[ts].alive_fence == grant.fence]
         return alive or list(inside)
 
+    @precondition(lambda self: self.granted)
     @rule(which=small, advance=pause)
     def complete_all(self, which: int, advance: int) -> None:
         """What happens nearly always: every bar that is left, covered."""
-        picked = self._pick(which)
-        if picked is not None:
-            grant, ref = picked
-            ranges = _ranges(grant, self._rest(grant))
-            self._complete(c.Complete(lease=ref, covered=ranges), advance_ms=advance)
+        grant, ref = self._pick(which)
+        ranges = _ranges(grant, self._rest(grant))
+        self._complete(c.Complete(lease=ref, covered=ranges), advance_ms=advance)
 
+    @precondition(lambda self: self.granted)
     @rule(
         which=small, skip=few, take=st.integers(0, 6), holes=st.integers(0, 3),
         reason=st.sampled_from(GAP_REASONS), final=st.booleans(), advance=pause,
@@ -280,10 +300,7 @@ class World(RuleBasedStateMachine):
         advance: int,
     ) -> None:  # fmt: skip
         """Some bars covered, some after them a proved gap, the rest left over."""
-        picked = self._pick(which)
-        if picked is None:
-            return
-        grant, ref = picked
+        grant, ref = self._pick(which)
         rest = self._rest(grant)[skip:]
         ranges = _ranges(grant, rest[:take])
         gaps = tuple(
@@ -294,13 +311,11 @@ class World(RuleBasedStateMachine):
             c.Complete(lease=ref, covered=ranges, gaps=gaps, final=final), advance_ms=advance
         )
 
+    @precondition(lambda self: self.granted)
     @rule(which=small, how=st.integers(0, 4))
     def complete_wrongly(self, which: int, how: int) -> None:
         """Outside the lease, overlapping itself, off the grid, too few rows, a foreign fence."""
-        picked = self._pick(which)
-        if picked is None:
-            return
-        grant, ref = picked
+        grant, ref = self._pick(which)
         step = grant.spec.interval_ms
         start, end = grant.start_ms, grant.end_ms
         good = covered(grant.symbol, start, end, grant.spec)
@@ -325,13 +340,11 @@ class World(RuleBasedStateMachine):
             ref = LeaseRef(series=ref.series, start_ms=start, end_ms=end, fence=ref.fence + 1000)
         self._complete(c.Complete(lease=ref, covered=ranges, gaps=gaps))
 
+    @precondition(lambda self: self.granted)
     @rule(which=small, at=st.integers(0, 24), late=st.booleans())
     def complete_with_listing(self, which: int, at: int, late: bool) -> None:
         """A listing date that leaves the rest of the window to it."""
-        picked = self._pick(which)
-        if picked is None:
-            return
-        grant, ref = picked
+        grant, ref = self._pick(which)
         series = self.pair.model.series[(grant.dataset, grant.symbol)]
         at_ms = (FIRST_BAR + at) * grant.spec.interval_ms
         rest = self._rest(grant)
@@ -353,32 +366,28 @@ class World(RuleBasedStateMachine):
         self.completes.append(complete)
         self.send(complete, advance_ms=advance_ms)
 
+    @precondition(lambda self: self.completes)
     @rule(which=small)
     def repeat_complete(self, which: int) -> None:
         """The same completion again, without a session: the answer was lost."""
-        if self.completes:
-            self.send(self.completes[-1 - which % len(self.completes)])
+        self.send(self.completes[-1 - which % len(self.completes)])
 
+    @precondition(lambda self: self.granted)
     @rule(
         which=small, code=st.sampled_from(CODES), retryable=st.sampled_from((True, True, False)),
         delay=st.sampled_from((0, 0, 6_000)), penalty=st.sampled_from((None, None, None, 3_000)),
     )  # fmt: skip
     def fail(self, which: int, code: str, retryable: bool, delay: int, penalty: int | None) -> None:
-        picked = self._pick(which)
-        if picked is None:
-            return
-        grant, ref = picked
+        grant, ref = self._pick(which)
         usage: tuple[Usage, ...] = ()
         if penalty is not None:
             usage = (Usage(source=grant.spec.source, penalty_ms=penalty, status=429),)
         self.send(c.Fail(lease=ref, code=code, retryable=retryable, delay_ms=delay, usage=usage))
 
+    @precondition(lambda self: self.granted)
     @rule(which=small, how=st.integers(0, 3))
     def give_back(self, which: int, how: int) -> None:
-        picked = self._pick(which)
-        if picked is None:
-            return
-        _, ref = picked
+        _, ref = self._pick(which)
         self.send(
             (
                 c.Release(lease=ref),
@@ -388,34 +397,26 @@ class World(RuleBasedStateMachine):
             )[how]
         )
 
+    @precondition(lambda self: self.granted)
     @rule(which=small, come=few, ttl=st.sampled_from((10_000, 20_000)), advance=pause)
     def renew(self, which: int, come: int, ttl: int, advance: int) -> None:
-        picked = self._pick(which)
-        if picked is None:
-            return
-        grant, ref = picked
+        grant, ref = self._pick(which)
         cursor = None
         if come:
             cursor = min(grant.start_ms + come * grant.spec.interval_ms, grant.end_ms)
         self.send(c.Renew(lease=ref, ttl_ms=ttl, cursor_ms=cursor), advance_ms=advance)
 
+    @precondition(lambda self: self.granted)
     @rule(which=small, again=small)
     def several_at_once(self, which: int, again: int) -> None:
         """One request with operations that depend on each other."""
-        picked, other = self._pick(which), self._pick(again)
-        if picked is None or other is None:
-            return
-        grant, ref = picked
+        (grant, ref), (_, other) = self._pick(which), self._pick(again)
         ranges = _ranges(grant, self._rest(grant)[:1])
         self.send(
             c.Complete(lease=ref, covered=ranges, final=False),
-            c.Release(lease=other[1], no_write_in_flight=True),
-            self._acquire(0, "a", 1, 10_000, None),
+            c.Release(lease=other, no_write_in_flight=True),
+            self._acquire(0, 1, 10_000, None),
         )
-
-    @rule(worker=st.integers(0, 1))
-    def drain(self, worker: int) -> None:
-        self.send(c.DrainWorker(worker_id=f"w{worker + 1}"))
 
     # ------------------------------------------------------------------ time
 
@@ -438,41 +439,42 @@ class World(RuleBasedStateMachine):
         if left:
             self.pair.advance(min(left))
 
-    @rule(reign=st.sampled_from((0, 50, 60_000)), jump=st.sampled_from((0, 0, 9_000)))
-    def new_term(self, reign: int, jump: int) -> None:
-        """A new leader, whose first stamp counts nothing, and who may stall for long."""
-        self.pair.new_term(reign)
-        self.pair.send(advance_ms=jump)
-
-    @rule(back=st.sampled_from((50, 3_000)))
-    def late_stamp(self, back: int) -> None:
-        """A proposal that was overtaken: its stamp is older, and gives no time twice."""
-        here = self.pair.reign_ms
-        self.pair.reign_ms = max(0, here - back)
-        self.pair.send(c.Barrier())
-        self.pair.reign_ms = here
-        self.pair.send()
+    @rule(how=few, ms=st.sampled_from((0, 50, 3_000, 60_000)))
+    def odd_stamp(self, how: int, ms: int) -> None:
+        """A new leader, one who stalled for long, or a proposal that was overtaken by another."""
+        if how == 0:
+            self.pair.new_term(reign_ms=ms)
+        elif how == 1:
+            self.pair.send(advance_ms=ms)
+        else:
+            here = self.pair.reign_ms
+            self.pair.reign_ms = max(0, here - ms)
+            self.pair.send(c.Barrier())
+            self.pair.reign_ms = here
+            self.pair.send()
 
     # ------------------------------------------------------------------ sessions
 
-    @rule()
-    def open_session(self) -> None:
-        before, self.client = self.client, c.NO_CLIENT
-        self.send(c.OpenSession())
-        self.client = self.clients[-1] if before == c.NO_CLIENT else before
+    @rule(how=st.integers(0, 5), which=few)
+    def change_session(self, how: int, which: int) -> None:
+        """Open a session, use another one or none, or ask under one that never was."""
+        if how == 0 and len(self.clients) < 4:
+            self.client = c.NO_CLIENT
+            self.send(c.OpenSession())
+            self.client = self.clients[-1]
+        elif how == 1:
+            self.pair.send(c.Barrier(), client=77 << which, sequence=1)
+        else:
+            choices = [c.NO_CLIENT, *self.clients]
+            self.client = choices[which % len(choices)]
 
-    @rule(which=few)
-    def change_session(self, which: int) -> None:
-        choices = [c.NO_CLIENT, *self.clients]
-        self.client = choices[which % len(choices)]
-
+    @precondition(lambda self: self.requests)
     @rule(which=small)
     def repeat_request(self, which: int) -> None:
         """The same request again: the stored answer, or SESSION_UNKNOWN, and never two effects."""
-        if self.requests:
-            request = self.requests[-1 - which % len(self.requests)]
-            self.pair.send_requests((request, request))
-            self.met["repeated request"] += 1
+        request = self.requests[-1 - which % len(self.requests)]
+        self.pair.send_requests((request, request))
+        self.met["repeated request"] += 1
 
     @rule(which=few, sequence=st.sampled_from((1, 5, 255, 256, 257, 300)))
     def ask_out_of_order(self, which: int, sequence: int) -> None:
@@ -490,20 +492,15 @@ class World(RuleBasedStateMachine):
         if sequence <= 5:
             self.sequences[client] += sequence + 1
 
-    @rule(client=st.sampled_from((77, 1 << 40)))
-    def unknown_session(self, client: int) -> None:
-        self.pair.send(c.Barrier(), client=client, sequence=1)
-
     # ------------------------------------------------------------------ compatibility
 
     @rule(key=st.sampled_from(CLAIM_KEYS), lease_ms=st.sampled_from((0, 1, 5_000)), advance=pause)
     def claim(self, key: str, lease_ms: int, advance: int) -> None:
         self.send(c.Claim(key=key, lease_ms=lease_ms), advance_ms=advance)
 
+    @precondition(lambda self: self.tokens)
     @rule(which=few, complete=st.booleans(), wrong=st.sampled_from((False, False, False, True)))
     def finish_claim(self, which: int, complete: bool, wrong: bool) -> None:
-        if not self.tokens:
-            return
         key, token = self.tokens[-1 - which % len(self.tokens)]
         token = "0" if wrong else token
         if complete:
