@@ -124,6 +124,14 @@ class Bar:
         self.redo_failed = None
         self.forget_task()
 
+    def gen_as_of(self, rev: int) -> int:
+        """What a reader of an older rev gets; later bars are served as they came."""
+        gens = [fact.gen for fact in self.history if fact.kind is Kind.COVERED]
+        before = [
+            fact.gen for fact in self.history if fact.kind is Kind.COVERED and fact.rev <= rev
+        ]
+        return before[-1] if before else gens[0]
+
     def violate(self, reason: str, rev: int) -> None:
         """End without success; a redo leaves the older fact in place and is marked."""
         if self.redo:

@@ -196,6 +196,22 @@ class Pair:
             _same(f"{backfill.id} gap", kinds.count(Kind.GAP), view.bars_gap)
             _same(f"{backfill.id} violated", kinds.count(Kind.VIOLATED), view.bars_violated)
 
+    def check_as_of(self, rev: int) -> None:
+        """Readers of an older rev get the generation that was current then, in all covered bars."""
+        for key, series in self.model.series.items():
+            answer = views.coverage(
+                self.machine, SeriesId(dataset=key[0], symbol=key[1]), None, None, as_of=rev
+            )
+            interval = self.model.datasets[key[0]].interval_ms
+            seen = {
+                ts: covered.gen
+                for covered in answer.covered
+                for ts in range(covered.start_ms, covered.end_ms, interval)
+            }
+            for ts, bar in series.bars.items():
+                if bar.fact is not None and bar.fact.kind is Kind.COVERED:
+                    _same(f"{key} bar {ts} as of {rev}", bar.gen_as_of(rev), seen.get(ts))
+
     # ------------------------------------------------------------------ copies
 
     def check_snapshot(self) -> None:

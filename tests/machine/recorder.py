@@ -25,7 +25,7 @@ class _Recording(World):
 def record(*, commands: int) -> list[bytes]:
     """Return one random run of about this many commands, compared with the model on the way."""
     _Recording.logs.clear()
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         _Recording,
         settings=settings(
             max_examples=10,

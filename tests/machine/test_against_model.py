@@ -35,6 +35,6 @@ MUST_HAPPEN = (
 def test_the_machine_behaves_like_one_row_per_bar() -> None:
     """Outcomes, every bar, counters, invariants and copies agree after every command."""
     World.met.clear()
-    run_state_machine_as_test(World, settings=settings())  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(World, settings=settings())
     missing = [name for name in MUST_HAPPEN if not World.met[name]]
     assert not missing, f"never happened, so nothing was proved about: {missing}; {World.met}"

@@ -17,7 +17,7 @@ from seamfill_coordinator.machine import codec, invariants
 from seamfill_coordinator.machine import outcomes as o
 from seamfill_coordinator.machine.machine import LeaseMachine
 
-EXTREMES = (
+EXTREMES: tuple[object, ...] = (
     None, True, False, 0, 1, -1, 2, 59_999, 60_000, 1 << 31, 1 << 53, (1 << 62) - 1, 1 << 62,
     (1 << 63) - 1, -(1 << 63), (1 << 64) - 1, 0.5, float("nan"), float("inf"), "", "x", "\x00",
     "|", "native:", ":::::", "a:0:1:2:", "a:1:2:1::", "a:1:0:999999999999999::", "é" * 300,

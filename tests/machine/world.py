@@ -109,6 +109,7 @@ class World(RuleBasedStateMachine):
         self.steps += 1
         if self.steps % 16 == 0:
             self.pair.check_snapshot()
+            self.pair.check_as_of(self.pair.model.rev * 2 // 3)
         for operation, outcome in zip(operations, reply.outcomes, strict=True):
             name = type(outcome).__name__
             if isinstance(outcome, o.Rejected):
