@@ -6,6 +6,7 @@ of completions that recognises a repetition. One step: either everything in it c
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 from seamfill.protocol.values import GapReason, LeaseRef, ListingDate
@@ -65,7 +66,7 @@ def complete(state: State, op: Complete) -> Outcome:
     )
     if series is None:
         return stale(state, ref)
-    gen = lease.gen if lease is not None else _former_gen(series, ref)
+    gen = lease.gen if lease is not None else former_gen(series, ref)
     items = _read(series, op, gen if gen is not None else 0)
     if type(items) is Rejected:
         return items
@@ -174,7 +175,7 @@ def _read(series: Series, op: Complete, gen: int) -> list[Item] | Rejected:
         items.append((start, end, f"gap:{gap.reason.value}", Gap(gen, gap.reason, gap.receipt)))
     if len(items) > 1:
         items.sort(key=_start)
-        for left, right in zip(items, items[1:], strict=False):
+        for left, right in pairwise(items):
             if left[1] > right[0]:
                 return invalid("covered", f"two ranges overlap at {right[0]}")
     for part, date in (("listed_from", op.listed_from), ("delisted_at", op.delisted_at)):
@@ -242,7 +243,7 @@ def _is_former(task: Lease | Waiting, ref: LeaseRef) -> bool:
     )
 
 
-def _former_gen(series: Series, ref: LeaseRef) -> int | None:
+def former_gen(series: Series, ref: LeaseRef) -> int | None:
     """Return the gen of an expired lease of which something still waits untouched, or None."""
     for _, _, task in series.tasks.overlapping(ref.start_ms, ref.end_ms):
         if type(task) is Waiting and _is_former(task, ref):

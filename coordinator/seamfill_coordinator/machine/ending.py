@@ -26,7 +26,13 @@ from seamfill_coordinator.machine.outcomes import (
     Violated,
 )
 from seamfill_coordinator.machine.tables import clamp, emit, shorten, touch
-from seamfill_coordinator.machine.tasks import drop_lease, held, put_waiting, requeue
+from seamfill_coordinator.machine.tasks import (
+    clear_tasks,
+    drop_lease,
+    held,
+    put_waiting,
+    requeue,
+)
 
 __all__ = [
     "LOCK_DELAY_MS",
@@ -267,8 +273,6 @@ def _give_up(
         lease.worker.id, False, code,
     )  # fmt: skip
     requeue(state, series, spans, marker)
-    from seamfill_coordinator.machine.tasks import clear_tasks
-
     for start, end in spans:
         for s, e, task in series.tasks.within(start, end):
             if task == marker:

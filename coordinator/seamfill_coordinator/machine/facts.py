@@ -109,16 +109,16 @@ def segments(series: Series, start: int, end: int) -> list[tuple[int, int, Fact 
         facts.append((at, end, None))
     if not series.redo.touches(start, end):
         return [(s, e, fact, False) for s, e, fact in facts]
-    found = []
-    for s, e, fact in facts:
+    found: list[tuple[int, int, Fact | None, bool]] = []
+    for s, e, known in facts:
         at = s
         for rs, re, _ in series.redo.within(s, e):
             if rs > at:
-                found.append((at, rs, fact, False))
-            found.append((rs, re, fact, True))
+                found.append((at, rs, known, False))
+            found.append((rs, re, known, True))
             at = re
         if at < e:
-            found.append((at, e, fact, False))
+            found.append((at, e, known, False))
     return found
 
 

@@ -11,6 +11,7 @@ from seamfill_coordinator.machine.model import Backfill, BackfillState, State, W
 from seamfill_coordinator.machine.outcomes import Done, Outcome, RejectReason
 from seamfill_coordinator.machine.schedule import activate, deactivate
 from seamfill_coordinator.machine.tables import emit, forget, refused, touch
+from seamfill_coordinator.machine.tasks import clear_tasks, drop_unwanted_redo
 
 __all__ = ["cancel", "finish_if_done", "finish_pending", "pause", "resume"]
 
@@ -31,8 +32,6 @@ def finish_if_done(state: State, backfill: Backfill) -> None:
 
 def cancel(state: State, op: CancelBackfill) -> Outcome:
     """Remove a backfill's wanted set; waiting parts that nobody else wants are dropped."""
-    from seamfill_coordinator.machine.tasks import clear_tasks, drop_unwanted_redo
-
     backfill = state.backfills.get(op.backfill_id)
     if backfill is None:
         return refused(RejectReason.NOT_FOUND, f"no backfill {op.backfill_id!r}")

@@ -12,6 +12,7 @@ from typing import Final
 from seamfill.protocol.values import Directive
 from seamfill_coordinator.machine.budgets import budget_wait_ms, note_usage, offered, spend
 from seamfill_coordinator.machine.commands import Acquire, DrainWorker, Renew
+from seamfill_coordinator.machine.completing import former_gen
 from seamfill_coordinator.machine.ending import end_worker_leases, find, stale
 from seamfill_coordinator.machine.model import (
     FOREVER_MS,
@@ -19,6 +20,7 @@ from seamfill_coordinator.machine.model import (
     Lease,
     SourceRow,
     State,
+    Waiting,
     Worker,
 )
 from seamfill_coordinator.machine.outcomes import (
@@ -47,6 +49,7 @@ from seamfill_coordinator.machine.tables import (
     refused,
     touch,
 )
+from seamfill_coordinator.machine.tasks import clear_tasks
 
 __all__ = ["acquire", "drain", "renew"]
 
@@ -294,9 +297,6 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
 
 def _take_waiting(state: State, lease: Lease) -> None:
     """Remove the due waiting parts under a new lease; a mere expiry before makes it a regrant."""
-    from seamfill_coordinator.machine.model import Waiting
-    from seamfill_coordinator.machine.tasks import clear_tasks
-
     pieces = lease.series.tasks.overlapping(lease.start_ms, lease.end_ms)
     if any(type(task) is Waiting and task.note == "expired" for _, _, task in pieces):
         state.counters.regranted += 1
@@ -353,9 +353,7 @@ def _directive(state: State, lease: Lease) -> Directive:
 
 def _expired_or_stale(state: State, op: Renew) -> Rejected:
     """Tell a holder whose lease only expired from one whose fence is dead."""
-    from seamfill_coordinator.machine.completing import _former_gen
-
     series = state.series.get((op.lease.series.dataset, op.lease.series.symbol))
-    if series is not None and _former_gen(series, op.lease) is not None:
+    if series is not None and former_gen(series, op.lease) is not None:
         return Rejected(reason=RejectReason.EXPIRED, detail="the lease has expired")
     return stale(state, op.lease)

@@ -16,10 +16,12 @@ from typing import Any, Final
 from seamfill_coordinator.machine import (
     claims,
     completing,
+    digest,
     ending,
     finishing,
     granting,
     sessions,
+    snapshot,
     steering,
     submitting,
 )
@@ -94,24 +96,18 @@ class LeaseMachine:
         return Applied(replies=replies, events=tuple(events))
 
     def state_digest(self) -> str:
-        """Return the digest of the whole state; only rows changed since the last call are hashed."""
-        from seamfill_coordinator.machine.digest import state_digest
-
-        return state_digest(self.state)
+        """Return the digest of the whole state; only rows changed since the last one are hashed."""
+        return digest.state_digest(self.state)
 
     def snapshot(self) -> bytes:
         """Return the whole state, versioned and checksummed."""
-        from seamfill_coordinator.machine.snapshot import save
-
-        return save(self.state)
+        return snapshot.save(self.state)
 
     @classmethod
     def restore(cls, data: bytes) -> LeaseMachine:
         """Return the machine of a snapshot. Raises ``SnapshotInvalid`` when it is damaged."""
-        from seamfill_coordinator.machine.snapshot import load
-
         machine = cls()
-        machine.state = load(data)
+        machine.state = snapshot.load(data)
         return machine
 
 

@@ -104,7 +104,7 @@ class Waiting(Struct, frozen=True):
 
 
 class Row(Struct, eq=False):
-    """Base of mutable rows. *Caches*: the row's digest as last added up, and whether it is stale."""
+    """Base of mutable rows. *Caches*: the digest as last added up, and whether it is stale."""
 
     row_digest: int = 0
     is_dirty: bool = False

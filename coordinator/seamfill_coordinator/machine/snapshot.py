@@ -273,9 +273,7 @@ class _Loader:
         return row
 
     def _add_source(self, *plain: Any) -> model.Row:
-        names = ("name", "is_paused", "weight_per_minute", "tokens", "refilled_ms")
-        names += ("breaker_until_ms", "last_status")
-        row = model.SourceRow(**dict(zip(names, plain, strict=True)))
+        row = model.SourceRow(**dict(zip(_SOURCE, plain, strict=True)))
         self._state.sources[row.name] = row
         return row
 
@@ -373,6 +371,15 @@ class _Loader:
         return row
 
 
+_SOURCE: Final = (
+    "name",
+    "is_paused",
+    "weight_per_minute",
+    "tokens",
+    "refilled_ms",
+    "breaker_until_ms",
+    "last_status",
+)
 _RESTATEMENT: Final = (
     "number",
     "dataset",

@@ -143,7 +143,7 @@ def _check_limits(state: State, op: Submit, ranges: Ranges) -> Rejected | None:
 
 
 def _fingerprint(op: Submit) -> bytes:
-    """Digest what was *requested*: a repetition is clipped at another moment, and still the same."""
+    """Digest what was *requested*: a repetition may be clipped elsewhere and is still the same."""
     parts = (op.dataset, op.spec, op.wanted, op.window_bars, op.priority, op.deadline_ms, op.redo)
     return hashlib.blake2b(_ENCODER.encode(parts), digest_size=16).digest()
 

@@ -62,7 +62,7 @@ def refused(reason: RejectReason, detail: str) -> Rejected:
 
 
 def is_name(text: str) -> bool:
-    """Tell whether ``text`` may name something: 1–200 characters, no control characters, no ``|``."""
+    """Tell whether ``text`` may be a name: 1–200 characters, none of them control or ``|``."""
     return 0 < len(text) <= _MAX_NAME and _UNFIT.search(text) is None
 
 

@@ -5,7 +5,7 @@ Pure reads; see ``views``.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 from seamfill.protocol.backfills import (
     CoverageAnswer,
@@ -41,6 +41,7 @@ MAX_PIECES: Final = 50_000
 """Ranges in one coverage answer; more and it says ``truncated``."""
 
 Span = tuple[int, int]
+V = TypeVar("V")
 
 
 def coverage(
@@ -133,27 +134,22 @@ def explain(machine: LeaseMachine, series: SeriesId, ts_ms: int) -> LeaseExplana
 
 
 def _explain(state: State, row: Series, at: int) -> tuple[str, str]:
-    fact, redo, task = row.facts.at(at), row.redo.at(at), row.tasks.at(at)
-    if task is not None and type(task[2]) is Lease:
-        left_ms = task[2].deadline_ms - state.clock_ms
+    fact, task = _value(row.facts.at(at)), _value(row.tasks.at(at))
+    if type(task) is Lease:
+        left_ms = task.deadline_ms - state.clock_ms
         if left_ms > 0:
-            return "leased", f"Worker {task[2].worker.id} holds it for another {left_ms} ms."
+            return "leased", f"Worker {task.worker.id} holds it for another {left_ms} ms."
         return "lock_delay", "Its lease expired; nobody gets it until the lock-delay has passed."
-    if fact is not None and redo is None:
-        if type(fact[2]) is Covered:
-            return "covered", f"It is covered at gen {fact[2].gen}."
-        if type(fact[2]) is Gap:
-            return "gap", f"It is proved absent at the source: {fact[2].reason.value}."
-        return "violated", f"It was given up: {fact[2].reason}. A redo would try again."
+    if fact is not None and row.redo.at(at) is None:
+        return _explain_fact(fact)
     wants = [want for want in row.wants.values() if bars_within(want.ranges, at, at + 1, 1)]
     if not wants:
         reason = unlisted_reason(row, at)
         extra = f" It is {reason.value}." if reason is not None else ""
         return "unwanted", f"No unfinished backfill wants it.{extra}"
-    if task is not None and type(task[2]) is Waiting:
-        wait_ms = task[2].not_before_ms - state.clock_ms
-        if wait_ms > 0:
-            return "waiting", f"It waits another {wait_ms} ms: {task[2].note}."
+    if type(task) is Waiting and task.not_before_ms > state.clock_ms:
+        wait_ms = task.not_before_ms - state.clock_ms
+        return "waiting", f"It waits another {wait_ms} ms: {task.note}."
     active = [want for want in wants if want.backfill.state is BackfillState.ACTIVE]
     if not active:
         return "paused", f"Only paused backfills want it: {wants[0].backfill.id}."
@@ -169,6 +165,19 @@ def _explain(state: State, row: Series, at: int) -> tuple[str, str]:
         f"It is due for backfill {best}; a worker with source {spec.source} and store "
         f"{spec.store} has to ask for it."
     )
+
+
+def _explain_fact(fact: Fact) -> tuple[str, str]:
+    if type(fact) is Covered:
+        return "covered", f"It is covered at gen {fact.gen}."
+    if type(fact) is Gap:
+        return "gap", f"It is proved absent at the source: {fact.reason.value}."
+    assert type(fact) is Violation
+    return "violated", f"It was given up: {fact.reason}. A redo would try again."
+
+
+def _value(piece: tuple[int, int, V] | None) -> V | None:
+    return None if piece is None else piece[2]
 
 
 def _hull(row: Series | None, start_ms: int | None, end_ms: int | None) -> Span:
