@@ -15,8 +15,10 @@ __all__ = [
     "MemberView",
     "ReadyAnswer",
     "SessionAnswer",
+    "SourceAnswer",
     "SourceView",
     "SourcesAnswer",
+    "WorkerAnswer",
     "WorkerView",
     "WorkersAnswer",
 ]
@@ -97,6 +99,10 @@ class WorkerView(Answer, frozen=True):
     boot: str = ""
 
 
+class WorkerAnswer(Answer, frozen=True):
+    worker: WorkerView
+
+
 class WorkersAnswer(Answer, frozen=True):
     workers: tuple[WorkerView, ...]
 
@@ -108,6 +114,10 @@ class SourceView(Answer, frozen=True):
     weight_available: Count
     breaker_remaining_ms: Count
     last_status: int | None = None
+
+
+class SourceAnswer(Answer, frozen=True):
+    source: SourceView
 
 
 class SourcesAnswer(Answer, frozen=True):
