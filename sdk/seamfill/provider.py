@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import OrderedDict
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -139,8 +140,8 @@ class SeamlessDataProvider:
         """Return the bars of ``[start, end)``, filling what is missing as the strategy says.
 
         ``start`` is floored and ``end`` ceiled to the grid; bars that have not closed are left out.
-        ``deadline`` (a timedelta, or ms) replaces the policy's total and backfill budgets. ``as_of``
-        is a coverage rev (int) or a time, and fixes values, not extent.
+        ``deadline`` (a timedelta, or ms) replaces the policy's total and backfill budgets.
+        ``as_of`` is a coverage rev (int) or a time, and fixes values, not extent.
 
         Raises ``InvalidInput``, ``SeamlessSLAExceeded`` (a budget ran out), ``CoverageIncomplete``
         and ``BackfillViolated`` (bars without a proved reason), ``Restated``, ``StoreError``,
@@ -158,7 +159,7 @@ class SeamlessDataProvider:
         fetching = Fetching(
             request,
             coordinator=opened.coordinator,
-            store=await self._store(request.spec),
+            store=self._store(request.spec),
             clock=self._clock,
             begun_ms=begun_ms,
             newest=newest,
@@ -184,7 +185,7 @@ class SeamlessDataProvider:
         start: TimeInput,
         end: TimeInput,
         *,
-        timeout: timedelta | int | None = None,
+        timeout: timedelta | int | None = None,  # noqa: ASYNC109 (bounds the wait by our clock)
     ) -> BackfillStatus:
         """Have the range filled, outside of any SLA, and return the finished backfill.
 
@@ -193,7 +194,7 @@ class SeamlessDataProvider:
         """
         opened = self._opened()
         preset = opened.presets.preset(series.dataset)
-        check_symbol(preset, series.symbol)
+        _check_symbol(preset, series.symbol)
         start_ms, end_ms = _range(start, end, preset.interval_ms)
         known = await opened.coordinator.coverage(series, start_ms, end_ms, in_flight=False)
         spec = self._spec(opened, preset)
@@ -238,7 +239,7 @@ class SeamlessDataProvider:
         as_of: TimeInput | None,
     ) -> ReadRequest:
         preset = opened.presets.preset(series.dataset)
-        check_symbol(preset, series.symbol)
+        _check_symbol(preset, series.symbol)
         start_ms, end_ms = _range(start, end, preset.interval_ms)
         policy = self._sla or sla_policy(preset.sla_preset)
         if deadline is not None:
@@ -317,14 +318,14 @@ class SeamlessDataProvider:
                 )
         return registered
 
-    async def _store(self, spec: DatasetSpec) -> StoreReader:
+    def _store(self, spec: DatasetSpec) -> StoreReader:
         if self._given_storage is not None:
             return self._given_storage
         if spec.store not in self._stores:
             # Imported here: psycopg and pyarrow are only paid for by those who read from them.
             from seamfill.sources.registry import open_reader
 
-            self._stores[spec.store] = open_reader(spec.store)
+            self._stores[spec.store] = open_reader(spec.store, os.environ)
         return self._stores[spec.store]
 
     def _remember(self, answer: CoverageAnswer) -> None:
@@ -373,7 +374,7 @@ class SeamlessDataProvider:
                 await self._clock.sleep_ms(HEALTH_BACKOFF_MS)
 
 
-def check_symbol(preset: Preset, symbol: str) -> None:
+def _check_symbol(preset: Preset, symbol: str) -> None:
     """Refuse a symbol that can not be spelt as its source's registry does."""
     if preset.backfill.source.startswith("ccxt:") and "/" not in symbol:
         raise InvalidInput(

@@ -1,7 +1,7 @@
 """A validated read, and how everything about it is worded.
 
-Owns ``ReadRequest``, the series' ``node_id`` and the messages of a read's errors: each names series,
-range, phase, and the command or call that helps. Must not wait or fetch. Pure.
+Owns ``ReadRequest``, the series' ``node_id`` and the messages of a read's errors: each names
+series, range, phase, and the command or call that helps. Must not wait or fetch. Pure.
 """
 
 from __future__ import annotations
