@@ -64,8 +64,8 @@ def _run(options: DemoOptions) -> int:
         ours, rest = group.split(SeamfillError)
         if rest is not None:
             raise rest from None
-        for error in _leaves(ours):
-            console.print(f"the demo failed: {error}", style="red", markup=False)
+        for leaf in _leaves(ours):
+            console.print(f"the demo failed: {leaf}", style="red", markup=False)
     return 1
 
 
