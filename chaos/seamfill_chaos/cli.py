@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from seamfill_chaos.exchange.cli import exchange
+from seamfill_chaos.parts.cli import parts
 
 
 @click.group()
@@ -14,3 +15,4 @@ def main() -> None:
 
 
 main.add_command(exchange)
+main.add_command(parts)
