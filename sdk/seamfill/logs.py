@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
@@ -35,15 +36,31 @@ def log_event(
         log.log(level, event, exc_info=exc, extra={_FACTS: facts})
 
 
-def configure_logging(*, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Render all logs of this process on ``stream`` (stderr): text on a terminal, else JSON."""
+def configure_logging(
+    *, level: int = logging.INFO, stream: TextIO | None = None, **context: object
+) -> None:
+    """Render all logs of this process on ``stream`` (stderr): text on a terminal, else JSON.
+
+    ``context`` is added to every line: who this process is.
+    """
     target = stream if stream is not None else sys.stderr
     handler = logging.StreamHandler(target)
-    handler.setFormatter(TextFormatter() if target.isatty() else JsonFormatter())
+    handler.setFormatter(TextFormatter(context) if target.isatty() else JsonFormatter(context))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-class JsonFormatter(logging.Formatter):
+class _FactsFormatter(logging.Formatter):
+    def __init__(self, context: Mapping[str, object] | None = None) -> None:
+        super().__init__()
+        self._context = dict(context or {})
+
+    def facts(self, record: logging.LogRecord) -> dict[str, object]:
+        """Return the process's own facts and the line's."""
+        facts = getattr(record, _FACTS, None)
+        return {**self._context, **(facts if isinstance(facts, dict) else {})}
+
+
+class JsonFormatter(_FactsFormatter):
     """One JSON object per line, for machines."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -53,28 +70,23 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage(),
             "logger": record.name,
         }
-        for name, value in _facts(record).items():
+        for name, value in self.facts(record).items():
             line[f"{name}_" if name in _OWN_FIELDS else name] = value
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(_FactsFormatter):
     """``12:34:56.789 info lease.granted key=… fence=7``, for people."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = _iso(record.created)[11:23]
-        facts = "".join(f" {name}={value}" for name, value in _facts(record).items())
+        facts = "".join(f" {name}={value}" for name, value in self.facts(record).items())
         line = f"{when} {record.levelname.lower():7} {record.getMessage()}{facts}"
         if record.exc_info and record.exc_info[0] is not None:
             line = f"{line}\n{self.formatException(record.exc_info)}"
         return line
-
-
-def _facts(record: logging.LogRecord) -> dict[str, object]:
-    facts = getattr(record, _FACTS, None)
-    return facts if isinstance(facts, dict) else {}
 
 
 def _iso(created_s: float) -> str:
