@@ -187,13 +187,17 @@ async def serving(
     clock: SteppedClock,
     *,
     limits: ServiceLimits | None = None,
+    port: int = 0,
 ) -> AsyncIterator[HttpRig]:
     """Serve a replica that somebody else starts and stops."""
-    app = build_app(replica=replica, config=facts, clock=clock, limits=limits)
+    public_url = f"http://127.0.0.1:{port}" if port else None
+    app = build_app(
+        replica=replica, config=facts, clock=clock, public_url=public_url, limits=limits
+    )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         host, port = runner.addresses[0][:2]
         async with aiohttp.ClientSession() as session:
             rig = HttpRig(f"http://{host}:{port}", app, replica, clock, session)

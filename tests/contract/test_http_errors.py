@@ -265,9 +265,9 @@ async def test_without_a_leader_calls_are_refused_within_two_seconds(tmp_path: P
 
 
 async def test_a_bug_is_a_problem_with_a_trace_id_to_look_for(rig: HttpRig) -> None:
-    """The table is broken on purpose: a window that is granted without a key to grant it under."""
+    """A table of the machine is broken on purpose: no view can read it."""
     trace_id = "0af7651916cd43dd8448eb211c80319c"
-    rig.replica.machine.state.backfills = None  # type: ignore[attr-defined, assignment]
+    rig.replica.machine.state.backfills = None  # type: ignore[assignment]
     got = await rig.get("/v1/backfills", traceparent=f"00-{trace_id}-b7ad6b7169203331-01")
     assert (got.status, got.body["code"]) == (500, "internal_error")
     assert got.body["trace_id"] == trace_id

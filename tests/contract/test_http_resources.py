@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -220,7 +220,7 @@ async def _finish(rig: HttpRig) -> None:
 
 
 async def _blocks(
-    content: AsyncIterator[bytes],
+    content: AsyncIterable[bytes],
 ) -> AsyncIterator[tuple[str, dict[str, object]]]:
     fields: dict[str, str] = {}
     async for line in content:
