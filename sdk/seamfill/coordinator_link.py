@@ -466,6 +466,9 @@ def _refusal(status: int, content_type: str, body: bytes, was_in_doubt: bool) ->
         # Nothing of ours is known to have been tried before: it is safe to start a new session.
         return _InDoubt("the session ended in between") if was_in_doubt else _SessionLost()
     text = problem.detail or problem.title
+    if problem.code == "recovered":
+        # The floor was of a state that a recovery took back; the answer's headers have reset it.
+        return _NotDone(f"{status} {problem.code}: {text}")
     if problem.in_doubt:
         return _InDoubt(f"{status} {problem.code}: {text}")
     if status == 503:
@@ -474,7 +477,9 @@ def _refusal(status: int, content_type: str, body: bytes, was_in_doubt: bool) ->
         # A 500 or 502 from something that is not a coordinator says nothing about what happened.
         return _InDoubt(f"HTTP {status}")
     return RequestRefused(
-        f"{problem.field}: {text}" if problem.field else text,
+        text
+        if problem.field is None or text.startswith(problem.field)
+        else f"{problem.field}: {text}",
         status=status,
         reason=problem.code,
         field=problem.field,

@@ -25,6 +25,7 @@ exceptions are wrapped where they are caught, with ``raise … from exc``.
     ├── SeamlessSLAExceeded
     ├── ConformancePipelineError
     ├── SchemaValidationError
+    ├── CoverageIncomplete        bars are missing and nobody has proved why, yet
     ├── BackfillViolated
     └── Restated
 
@@ -41,6 +42,7 @@ __all__ = [
     "ConformancePipelineError",
     "CoordinatorError",
     "CoordinatorUnavailable",
+    "CoverageIncomplete",
     "InvalidInput",
     "OutcomeUnknown",
     "RequestRefused",
@@ -245,6 +247,13 @@ class SchemaValidationError(SeamfillError):
     code = "schema_invalid"
 
 
+class CoverageIncomplete(SeamfillError):
+    """Bars are missing and nobody has proved why; call ensure() to have them filled first."""
+
+    code = "coverage_incomplete"
+    retryable = True
+
+
 class BackfillViolated(SeamfillError):
     """Some bars could not be filled and not be proved absent; see `coordinator backfill show`."""
 
@@ -252,6 +261,15 @@ class BackfillViolated(SeamfillError):
 
 
 class Restated(SeamfillError):
-    """The values asked for with as_of are no longer kept; ask for the current ones."""
+    """The values asked for with as_of are no longer kept; ask for the current ones.
+
+    ``ranges``: the half-open ranges (start_ms, end_ms) of which they are gone.
+    """
 
     code = "restated"
+
+    def __init__(
+        self, message: str | None = None, *, ranges: tuple[tuple[int, int], ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.ranges = ranges

@@ -49,6 +49,12 @@ class Rig:
         rows: list[list[float]] = await self.ccxt.fetch_ohlcv(ETH, "1m", since, limit)
         return rows
 
+    async def fetch_until(self, last: int) -> list[list[float]]:
+        """Fetch the minutes 0 to `last` of ETH/USDT through ccxt, with room for more of them."""
+        until = {"until": START + last * MINUTE}
+        rows: list[list[float]] = await self.ccxt.fetch_ohlcv(ETH, "1m", START, 1_000, until)
+        return rows
+
     async def get(self, path: str, **params: object) -> tuple[int, Any, dict[str, str]]:
         """Ask over plain HTTP; return status, decoded JSON, headers."""
         query = {name: str(value) for name, value in params.items()}

@@ -92,8 +92,8 @@ async def serving(exchange: Exchange, host: str = "127.0.0.1", port: int = 0) ->
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
-        address = runner.addresses[0]
-        yield f"http://{address[0]}:{address[1]}"
+        bound, bound_port = runner.addresses[0][:2]
+        yield f"http://[{bound}]:{bound_port}" if ":" in bound else f"http://{bound}:{bound_port}"
     finally:
         exchange.stopping.set()
         await runner.cleanup()

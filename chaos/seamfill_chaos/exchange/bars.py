@@ -9,6 +9,7 @@ A missing bar is an absent row, never a NaN.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -83,7 +84,8 @@ def partly_filled(row: Row, progress: float) -> Row:
         high=max(row.open, close),
         low=min(row.open, close),
         close=close,
-        volume=round(row.volume * share, DECIMALS),
+        # Rounded down: half of the smallest volume must not become the whole of it again.
+        volume=math.floor(row.volume * share * 10**DECIMALS) / 10**DECIMALS,
     )
 
 

@@ -77,13 +77,13 @@ def encode_bars(bars: Bars, interval_ms: int) -> list[bytes]:
         _decimals(bars.close),
         _decimals(bars.volume),
         (bars.ts_ms + (interval_ms - 1)).tolist(),
-        _decimals(np.round(quote, 8)),
+        quote.tolist(),
         trades.tolist(),
-        _decimals(np.round(bars.volume / 2, 8)),
-        _decimals(np.round(quote / 2, 8)),
+        (bars.volume / 2).tolist(),
+        (quote / 2).tolist(),
         strict=True,
     )
-    return [b'[%d,"%b","%b","%b","%b","%b",%d,"%b",%d,"%b","%b","0"]' % row for row in texts]
+    return [b'[%d,"%b","%b","%b","%b","%b",%d,"%.8f",%d,"%.8f","%.8f","0"]' % row for row in texts]
 
 
 def _decimals(values: Float64s) -> list[bytes]:

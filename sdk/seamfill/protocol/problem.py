@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["PROBLEM_TYPE", "Problem"]
+__all__ = ["PROBLEM_TYPE", "ClaimProblem", "Problem"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -28,3 +28,13 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace_id: str | None = None
     holder: str | None = None
     eta_ms: int | None = None
+
+
+class ClaimProblem(Problem, frozen=True, kw_only=True):
+    """An error on claim, complete or fail: the ratio is null, and never left out.
+
+    The client that speaks these calls books an absent ``completion_ratio`` as success. The member
+    has no default, so ``omit_defaults`` can not drop it.
+    """
+
+    completion_ratio: float | None

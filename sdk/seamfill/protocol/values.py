@@ -28,9 +28,11 @@ __all__ = [
     "GapRange",
     "GapReason",
     "HexDigest",
+    "HttpStatus",
     "LeaseRef",
     "ListingDate",
     "Name",
+    "Part",
     "Receipt",
     "Redo",
     "SeriesId",
@@ -46,6 +48,8 @@ TimeMs = Annotated[int, Meta(ge=0, le=253_402_300_800_000, description="Epoch mi
 DelayMs = Annotated[int, Meta(ge=0, le=86_400_000)]
 Fence = Annotated[int, Meta(ge=1, lt=1 << 62)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
+# Bounded like every integer that goes into the log: msgpack has 64 bits, JSON has none.
+HttpStatus = Annotated[int, Meta(ge=0, le=999)]
 # No patterns on these two: they stand in every lease and completion, and a regular expression
 # costs more than the rest of decoding. Who registers a name or adds a digest checks it instead.
 HexDigest = Annotated[str, Meta(min_length=32, max_length=32)]
@@ -62,6 +66,10 @@ class Answer(Struct, frozen=True, kw_only=True):
     """Something the coordinator answers: clients ignore fields that they do not know."""
 
     protocol: int = PROTOCOL
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """A part of an answer, under the version that the answer as a whole states."""
 
 
 class GapReason(StrEnum):
@@ -131,7 +139,7 @@ class Asked(Body, frozen=True):
     start_ms: TimeMs
     end_ms: TimeMs
     server_time_ms: TimeMs
-    http_status: int
+    http_status: HttpStatus
     body_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     rows: Count
 
@@ -189,4 +197,4 @@ class Usage(Body, frozen=True):
     source: Name
     used_weight: Count | None = None
     penalty_ms: DelayMs | None = None
-    status: int | None = None
+    status: HttpStatus | None = None

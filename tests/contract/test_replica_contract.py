@@ -1,0 +1,336 @@
+"""What the service may rely on, whatever stands behind ``Replica``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from contract.cluster_rig import ClusterPlan, Rig, cluster_rig, solo_rig, until
+from seamfill_coordinator.machine.codec import encode_command
+from seamfill_coordinator.machine.commands import Claim, Command, OpenSession, Request, Stamp
+from seamfill_coordinator.machine.outcomes import Applied, Claimed, Opened, Rejected, Reply
+from seamfill_coordinator.raft.aggregator import AggregatorLimits
+from seamfill_coordinator.replication import NotLeader, Overloaded, ProposalOutcomeUnknown, Role
+
+# pysyncobj reads its meta file without closing it.
+pytestmark = pytest.mark.filterwarnings(
+    r"ignore:.*journal\.meta:pytest.PytestUnraisableExceptionWarning"
+)
+
+PATIENT_MS = 10_000
+
+
+@pytest.fixture(params=["solo", "three"])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    if request.param == "solo":
+        built = solo_rig()
+        await built.start()
+        yield built
+        await built.stop()
+        return
+    plan = ClusterPlan(tmp_path)
+    built = cluster_rig(plan)
+    await built.start()
+    yield built
+    await built.stop()
+    assert plan.fatal == []
+
+
+@pytest.fixture
+async def plan(tmp_path: Path) -> ClusterPlan:
+    return ClusterPlan(tmp_path)
+
+
+@pytest.fixture
+async def three(plan: ClusterPlan) -> AsyncIterator[Rig]:
+    built = cluster_rig(plan)
+    await built.start()
+    yield built
+    await built.stop()
+    assert plan.fatal == []
+
+
+def claim(key: str) -> Request:
+    return Request(operations=(Claim(key=key, lease_ms=600_000),))
+
+
+def is_held(reply: Reply) -> bool:
+    (outcome,) = reply.outcomes
+    return isinstance(outcome, Rejected) and outcome.reason == "held"
+
+
+async def test_a_proposal_is_applied_once_on_every_node(rig: Rig) -> None:
+    leader = await rig.leader()
+    reply = await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    assert isinstance(reply.outcomes[0], Claimed)
+    await rig.all_applied()
+    revs = {replica.machine.rev for replica in rig.nodes.values()}
+    assert revs == {reply.rev}
+
+
+async def test_a_repeated_claim_is_refused_by_the_machine_not_by_the_replica(rig: Rig) -> None:
+    leader = await rig.leader()
+    await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    assert is_held(await leader.propose(claim("a"), timeout_ms=PATIENT_MS))
+
+
+async def test_each_caller_of_a_shared_command_gets_its_own_reply(rig: Rig) -> None:
+    leader = await rig.leader()
+    commands: list[Applied] = []
+    leader.on_applied(commands.append)
+    replies = await asyncio.gather(
+        *(leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS) for n in range(500))
+    )
+    assert [reply.rev for reply in replies] == sorted(reply.rev for reply in replies)
+    tokens = {o.token for reply in replies for o in reply.outcomes if isinstance(o, Claimed)}
+    assert len(tokens) == 500
+    with_requests = [applied for applied in commands if applied.replies]
+    assert len(with_requests) <= 5, "500 concurrent requests must share a few commands"
+
+
+async def test_a_barrier_sees_what_was_acknowledged_before(rig: Rig) -> None:
+    leader = await rig.leader()
+    reply = await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    await leader.barrier(timeout_ms=PATIENT_MS)
+    assert leader.machine.rev >= reply.rev
+
+
+async def test_concurrent_barriers_share_a_command(rig: Rig) -> None:
+    leader = await rig.leader()
+    before = leader.status().applied_index
+    await asyncio.gather(*(leader.barrier(timeout_ms=PATIENT_MS) for _ in range(200)))
+    assert leader.status().applied_index - before <= 3
+    # It waits for an entry that is appended after the call: at least one there must be.
+    assert leader.status().applied_index > before
+
+
+async def test_a_leader_that_is_ready_has_announced_itself(rig: Rig) -> None:
+    leader = await rig.leader()
+    status = leader.status()
+    assert status.ready
+    assert status.has_quorum
+    assert status.role is Role.LEADER
+    assert leader.machine.rev >= 1, "the announcement is an operation"
+
+
+async def test_every_node_learns_who_leads(rig: Rig) -> None:
+    leader_id = (await rig.leader()).status().node_id
+    for replica in rig.nodes.values():
+        assert await replica.wait_for_leader(timeout_ms=PATIENT_MS) == leader_id
+
+
+async def test_a_listener_that_raises_changes_nothing(rig: Rig) -> None:
+    """pysyncobj would apply the entry a second time on this node alone."""
+    leader = await rig.leader()
+
+    def broken(_applied: Applied) -> None:
+        raise RuntimeError("this listener is broken")
+
+    leader.on_applied(broken)
+    first = await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    second = await leader.propose(claim("b"), timeout_ms=PATIENT_MS)
+    assert second.rev == first.rev + 1
+
+
+async def test_a_caller_that_goes_away_harms_nobody(rig: Rig) -> None:
+    leader = await rig.leader()
+    leaving = asyncio.create_task(leader.propose(claim("a"), timeout_ms=PATIENT_MS))
+    staying = asyncio.create_task(leader.propose(claim("b"), timeout_ms=PATIENT_MS))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert isinstance((await staying).outcomes[0], Claimed)
+
+
+async def test_a_silent_leader_commits_empty_commands(rig: Rig) -> None:
+    """The lease clock would stand still otherwise, and nothing would expire."""
+    leader = await rig.leader()
+    ticks: list[Applied] = []
+    leader.on_applied(ticks.append)
+    await until(lambda: len(ticks) >= 2)
+    assert all(applied.replies == () for applied in ticks)
+
+
+async def test_digests_agree_at_every_common_point(rig: Rig) -> None:
+    leader = await rig.leader()
+    for n in range(150):
+        await leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS)
+    await rig.all_applied()
+    points = [replica.status().digests for replica in rig.nodes.values()]
+    assert all(64 in known and 128 in known for known in points)
+    assert len({tuple(sorted(known.items())) for known in points}) == 1
+
+
+async def test_a_stopped_node_refuses(rig: Rig) -> None:
+    leader = await rig.leader()
+    await leader.stop()
+    with pytest.raises(NotLeader):
+        await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+
+
+@pytest.mark.parametrize("kind", ["solo", "three"])
+async def test_a_full_queue_is_overloaded_and_nothing_was_proposed(
+    kind: str, tmp_path: Path
+) -> None:
+    limits = AggregatorLimits(queued=10)
+    rig = solo_rig(limits) if kind == "solo" else cluster_rig(ClusterPlan(tmp_path, limits=limits))
+    await rig.start()
+    leader = await rig.leader()
+    results = await asyncio.gather(
+        *(leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS) for n in range(50)),
+        return_exceptions=True,
+    )
+    granted = [r for r in results if isinstance(r, Reply)]
+    refused = [r for r in results if isinstance(r, Overloaded)]
+    assert len(granted) == 10
+    assert len(refused) == 40
+    await rig.stop()
+
+
+# Only a cluster can do these
+
+
+async def test_a_follower_refuses_and_names_the_leader(three: Rig) -> None:
+    leader = await three.leader()
+    for follower in await three.followers():
+        await follower.wait_for_leader(timeout_ms=PATIENT_MS)
+        with pytest.raises(NotLeader) as refusal:
+            await follower.propose(claim("a"), timeout_ms=PATIENT_MS)
+        assert refusal.value.leader_id == leader.status().node_id
+        with pytest.raises(NotLeader):
+            await follower.barrier(timeout_ms=PATIENT_MS)
+
+
+async def test_nothing_acknowledged_is_lost_when_leaders_go(three: Rig) -> None:
+    acknowledged: list[str] = []
+    for round_number in range(4):
+        leader = await three.leader()
+        for n in range(20):
+            key = f"{round_number}/{n}"
+            await leader.propose(claim(key), timeout_ms=PATIENT_MS)
+            acknowledged.append(key)
+        gone = leader.status().node_id
+        await three.stop(gone)
+        leader = await three.leader()
+        for key in acknowledged:
+            assert is_held(await leader.propose(claim(key), timeout_ms=PATIENT_MS)), key
+        await three.start(gone)
+    await three.all_applied()
+    assert len({replica.machine.state_digest() for replica in three.nodes.values()}) == 1
+
+
+async def test_what_was_in_flight_when_the_leader_went_is_unknown(three: Rig) -> None:
+    leader = await three.leader()
+    await three.stop(*[r.status().node_id for r in await three.followers()])
+    with pytest.raises(ProposalOutcomeUnknown):
+        await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+
+
+async def test_a_leader_without_a_quorum_steps_down_and_queues_nothing(three: Rig) -> None:
+    leader = await three.leader()
+    await three.stop(*[r.status().node_id for r in await three.followers()])
+    await until(lambda: not leader.status().has_quorum)
+    assert not leader.status().ready
+    with pytest.raises(NotLeader):
+        await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    assert await leader.wait_for_leader(timeout_ms=50) is None
+
+
+async def test_the_whole_cluster_resumes_from_its_journals(three: Rig) -> None:
+    leader = await three.leader()
+    for n in range(100):
+        await leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS)
+    await three.stop()
+    await three.start()
+    leader = await three.leader()
+    for n in range(100):
+        assert is_held(await leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS))
+
+
+async def test_the_whole_cluster_resumes_on_other_addresses(three: Rig, plan: ClusterPlan) -> None:
+    """A vote is remembered for a member, not for an address."""
+    leader = await three.leader()
+    await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    term = leader.status().term
+    await three.stop()
+    plan.move()
+    await three.start()
+    leader = await three.leader()
+    assert leader.status().term > term
+    assert is_held(await leader.propose(claim("a"), timeout_ms=PATIENT_MS))
+
+
+async def test_a_restarted_follower_catches_up_without_deposing_the_leader(three: Rig) -> None:
+    leader = await three.leader()
+    term = leader.status().term
+    follower_id = (await three.followers())[0].status().node_id
+    await three.stop(follower_id)
+    for n in range(200):
+        await leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS)
+    await three.start(follower_id)
+    await until(lambda: three.nodes[follower_id].status().ready)
+    await three.all_applied()
+    assert leader.status().term == term
+    assert three.nodes[follower_id].machine.state_digest() == leader.machine.state_digest()
+
+
+async def test_members_of_another_cluster_are_not_listened_to(
+    three: Rig, plan: ClusterPlan, tmp_path: Path
+) -> None:
+    follower_id = (await three.followers())[0].status().node_id
+    await three.stop(follower_id)
+    stranger_plan = ClusterPlan(tmp_path / "stranger", cluster_id="another-cluster")
+    stranger_plan.addresses = plan.addresses
+    stranger = stranger_plan.make(follower_id)
+    await stranger.start()
+    leader = await three.leader()
+    await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    assert await stranger.wait_for_leader(timeout_ms=1_000) is None
+    assert stranger.status().last_index == 1
+    await stranger.stop()
+
+
+async def test_sessions_opened_through_the_log_differ(three: Rig) -> None:
+    leader = await three.leader()
+    opened = [
+        await leader.propose(Request(operations=(OpenSession(),)), timeout_ms=PATIENT_MS)
+        for _ in range(3)
+    ]
+    clients = {o.client for reply in opened for o in reply.outcomes if isinstance(o, Opened)}
+    assert len(clients) == 3
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_poison_bytes_kill_nobody(three: Rig, plan: ClusterPlan, seed: int) -> None:
+    """Bytes that no version of the codec wrote are an entry like any other, on every node."""
+    leader = await three.leader()
+    rng = random.Random(seed)
+    core = leader._core  # type: ignore[attr-defined]  # no honest caller can propose such bytes
+    for size in (0, 1, 7, 100):
+        landed: list[Applied | None] = []
+        core.append(rng.randbytes(size), landed.append)
+        await until(lambda landed=landed: bool(landed))  # type: ignore[misc]  # bound per round
+        assert landed[0] is not None
+        assert isinstance(landed[0].replies[0].outcomes[0], Rejected)
+    await leader.propose(claim("a"), timeout_ms=PATIENT_MS)
+    await three.all_applied()
+    assert len({replica.machine.state_digest() for replica in three.nodes.values()}) == 1
+    assert plan.fatal == []
+
+
+async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
+    """To skip what it does not understand would make its state another one."""
+    plan = ClusterPlan(tmp_path)
+    rig = cluster_rig(plan)
+    await rig.start()
+    leader = await rig.leader()
+    newer = encode_command(
+        Command(version=99, stamp=Stamp(term=1, reign_ms=0, wall_ms=0), requests=())
+    )
+    leader._core.append(newer, lambda _applied: None)  # type: ignore[attr-defined]  # as above
+    await until(lambda: len({id(exc) for _, exc in plan.fatal}) == 3)
+    assert all("machine version 99" in str(exc) for _, exc in plan.fatal)
+    await rig.stop()

@@ -1,0 +1,40 @@
+"""The machine against the naive model, under random commands."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from machine.world import World
+
+MUST_HAPPEN = (
+    "Granted",
+    "Nothing",
+    "Completed",
+    "Already",
+    "Requeued",
+    "Violated",
+    "Released",
+    "Renewed",
+    "Claimed",
+    "ClaimFinished",
+    "repeated request",
+    "Acquire worker_replaced",
+    "Claim held",
+    "Claim invalid",
+    "Complete invalid",
+    "Complete result_conflict",
+    "Complete stale_fence",
+    "Renew expired",
+    "Submit backfill_conflict",
+    "Submit invalid",
+    "Submit spec_conflict",
+)
+
+
+def test_the_machine_behaves_like_one_row_per_bar() -> None:
+    """Outcomes, every bar, counters, invariants and copies agree after every command."""
+    World.met.clear()
+    run_state_machine_as_test(World, settings=settings())
+    missing = [name for name in MUST_HAPPEN if not World.met[name]]
+    assert not missing, f"never happened, so nothing was proved about: {missing}; {World.met}"
