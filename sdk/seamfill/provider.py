@@ -23,6 +23,7 @@ from seamfill.client import FINAL_STATES, CoordinatorClient
 from seamfill.clock import Clock, SystemClock
 from seamfill.config import Profile, SeamlessConfig
 from seamfill.connectors import StoreReader, Venue
+from seamfill.consulting import whole_coverage
 from seamfill.errors import (
     CoordinatorUnavailable,
     InvalidInput,
@@ -265,13 +266,7 @@ class SeamlessDataProvider:
         serves = serves_without_coordinator(request.strategy)
         # Half of what is left stays for the storage that is served instead.
         budget_ms = min(request.policy.max_wait_storage_ms, left_ms // 2) if serves else left_ms
-        asking = coordinator.coverage(
-            request.series,
-            request.start_ms,
-            request.end_ms,
-            as_of=request.as_of,
-            in_flight=False,
-        )
+        asking = whole_coverage(coordinator, request)
         try:
             return await run_within(self._clock, max(1, budget_ms), asking)
         except CoordinatorUnavailable as exc:
