@@ -26,6 +26,7 @@ from seamfill_chaos.live.command import run_command
 from seamfill_chaos.live.processes import Processes
 from seamfill_chaos.live.world import Exchange, World, cluster_view
 from seamfill_chaos.parts import questdb
+from seamfill_chaos.parts.maven import PartMissing
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -90,7 +91,7 @@ async def _store(
         return
     try:
         server = await questdb.start(options.directory / "questdb")
-    except SeamfillError as missing:
+    except PartMissing as missing:
         screen.say(f"store: Parquet on this disk. {missing.message}", style="yellow")
         yield parquet, {}
         return

@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
+import msgspec
+
 from seamfill.protocol.values import GapReason, LeaseRef, ListingDate
 from seamfill_coordinator.machine.budgets import note_usage
 from seamfill_coordinator.machine.commands import Complete
@@ -71,6 +73,7 @@ def complete(state: State, op: Complete) -> Outcome:
     if type(items) is Rejected:
         return items
     assert type(items) is list
+    note_usage(state, op.usage)
     done = state.completed.get(ref.fence)
     if done:
         fresh = _not_repeated(done, items)
@@ -78,9 +81,7 @@ def complete(state: State, op: Complete) -> Outcome:
             return fresh
         assert type(fresh) is list
         if not fresh and items:
-            repeated = done[-1].rev
-            if lease is None or not op.final:
-                return Already(coverage_rev=repeated)
+            return Already(coverage_rev=_newest(done, items))
         items = fresh
     if lease is None and (gen is None or not _holds_all_expired(series, ref, items)):
         return stale(state, ref)
@@ -89,7 +90,6 @@ def complete(state: State, op: Complete) -> Outcome:
     problem = _check_listing(series, op, items) or _check_fragments(state, series, items)
     if problem is not None:
         return problem
-    note_usage(state, op.usage)
     return _apply(state, op, series, lease, items)
 
 
@@ -108,7 +108,7 @@ def _apply(
         _learn_listing(state, series, op)
     _tell(state, op, items)
     if lease is None:
-        _note_late_progress(state, series, op.lease, has_progress=bool(items))
+        _settle_late(state, series, op, has_progress=bool(items))
         return Completed(coverage_rev=state.rev, remaining=False)
     worker = lease.worker
     worker.seen_ms = state.clock_ms
@@ -213,6 +213,11 @@ def _not_repeated(done: list[Completion], items: list[Item]) -> list[Item] | Rej
                 f"[{start}, {end}) was completed under this fence with other content",
             )
     return fresh
+
+
+def _newest(done: list[Completion], items: list[Item]) -> int:
+    ranges = {(start, end) for start, end, _, _ in items}
+    return max(row.rev for row in done if (row.start_ms, row.end_ms) in ranges)
 
 
 def _holds_all(series: Series, lease: Lease, items: list[Item]) -> bool:
@@ -322,18 +327,19 @@ def _remember(state: State, fence: int, start: int, end: int, content: str) -> N
         forget(state, oldest)
 
 
-def _note_late_progress(state: State, series: Series, ref: LeaseRef, *, has_progress: bool) -> None:
-    """Forgive the rest of an expired lease its expiries when its holder made progress after all."""
-    if not has_progress:
-        return
+def _settle_late(state: State, series: Series, op: Complete, *, has_progress: bool) -> None:
+    """Deal with what a late Complete leaves over: progress forgives the expiries, and a final one
+    was the last word under its fence."""
+    ref = op.lease
     for s, e, task in series.tasks.within(ref.start_ms, ref.end_ms):
-        if type(task) is Waiting and _is_former(task, ref) and task.expiries:
-            forgiven = Waiting(
-                task.attempts, 0, task.not_before_ms, task.cursor_ms, task.fence,
-                task.lease_start_ms, task.lease_end_ms, task.lease_gen, task.worker, True,
-                task.note,
-            )  # fmt: skip
-            put_waiting(state, series, s, e, forgiven)
+        if type(task) is Waiting and _is_former(task, ref):
+            settled = msgspec.structs.replace(
+                task,
+                expiries=0 if has_progress else task.expiries,
+                expired=task.expired and not op.final,
+            )
+            if settled != task:
+                put_waiting(state, series, s, e, settled)
 
 
 def _tell(state: State, op: Complete, items: list[Item]) -> None:

@@ -18,6 +18,7 @@ from seamfill_coordinator.machine.model import (
     FOREVER_MS,
     BackfillState,
     Lease,
+    Series,
     SourceRow,
     State,
     Waiting,
@@ -89,12 +90,12 @@ def acquire(state: State, op: Acquire) -> Outcome:
 
 def renew(state: State, op: Renew) -> Outcome:
     """Extend a live lease, keep its cursor, and say what its holder should do."""
+    note_usage(state, op.usage)
     lease = find(state, op.lease)
     if lease is None:
         return _expired_or_stale(state, op)
     if lease.deadline_ms <= state.clock_ms:
         return Rejected(reason=RejectReason.EXPIRED, detail="the lease has expired")
-    note_usage(state, op.usage)
     ttl_ms = clamp(op.ttl_ms, MIN_TTL_MS, MAX_TTL_MS)
     # A renewal with a shorter ttl never takes away what was promised before.
     lease.deadline_ms = max(lease.deadline_ms, state.clock_ms + ttl_ms)
@@ -237,6 +238,7 @@ def _writes(stores: tuple[str, ...], store: str) -> bool:
 def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weight: int) -> Grant:
     want, start, end, gen, waiting = candidate
     series = want.series
+    expiries = _take_waiting(state, series, start, end) if series.tasks.touches(start, end) else 0
     state.fence += 1
     fence = state.fence
     deadline_ms = state.clock_ms + ttl_ms
@@ -250,11 +252,9 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
         deadline_ms=deadline_ms,
         cursor_ms=None if waiting is None else waiting.cursor_ms,
         attempts=0 if waiting is None else waiting.attempts,
-        expiries=0 if waiting is None else waiting.expiries,
+        expiries=expiries,
         left_ms=end - start,
     )
-    if waiting is not None:
-        _take_waiting(state, lease)
     series.tasks.put(start, end, lease)
     advance(candidate)
     state.leases[fence] = lease
@@ -295,12 +295,13 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
     )
 
 
-def _take_waiting(state: State, lease: Lease) -> None:
-    """Remove the due waiting parts under a new lease; a mere expiry before makes it a regrant."""
-    pieces = lease.series.tasks.overlapping(lease.start_ms, lease.end_ms)
-    if any(type(task) is Waiting and task.note == "expired" for _, _, task in pieces):
+def _take_waiting(state: State, series: Series, start: int, end: int) -> int:
+    """Remove the due waiting parts under a new lease; return the most expiries among them."""
+    pieces = [task for _, _, task in series.tasks.overlapping(start, end) if type(task) is Waiting]
+    if any(task.expired for task in pieces):
         state.counters.regranted += 1
-    clear_tasks(state, lease.series, lease.start_ms, lease.end_ms)
+    clear_tasks(state, series, start, end)
+    return max((task.expiries for task in pieces), default=0)
 
 
 def _nothing(state: State, op: Acquire, why: str, wait_ms: int) -> Nothing:

@@ -192,6 +192,9 @@ class Series(Row, eq=False, kw_only=True):
     tasks: IntervalMap[Lease | Waiting] = field(default_factory=_tasks)
     redo: IntervalMap[int] = field(default_factory=_gens)
     redo_failed: IntervalMap[Violation] = field(default_factory=_marks)
+    quiet: IntervalMap[int] = field(default_factory=_gens)
+    """Range → lease clock until which nobody gets it: a former holder's write may still land. It
+    belongs to the bars, not to who wants them: neither a cancel nor a retry shortens it."""
     # caches
     interval_ms: int
     wants: dict[int, Want] = field(default_factory=dict)

@@ -22,12 +22,12 @@ from seamfill_coordinator.machine.model import (
     FOREVER_MS,
     Backfill,
     BackfillState,
-    Lease,
     Series,
     State,
     Waiting,
     Want,
 )
+from seamfill_coordinator.machine.tables import touch
 
 __all__ = [
     "Candidate",
@@ -43,7 +43,10 @@ __all__ = [
 
 
 class Candidate(NamedTuple):
-    """An eligible window of one want: [start, end), all of one gen and one waiting state."""
+    """An eligible window of one want: [start, end), all of one gen, attempts and cursor.
+
+    ``waiting`` is the waiting part at its start, if it starts in one.
+    """
 
     want: Want
     start_ms: int
@@ -134,7 +137,10 @@ def release_due(state: State) -> None:
     due, clock_ms = state.due, state.clock_ms
     while due and due[0][0] <= clock_ms:
         _, number, start = heappop(due)
-        reopen(state, state.by_number[number], start)
+        series = state.by_number[number]
+        if series.quiet:
+            _end_quiet(state, series)
+        reopen(state, series, start)
 
 
 def next_due(state: State) -> int | None:
@@ -142,7 +148,10 @@ def next_due(state: State) -> int | None:
     due = state.due
     while due:
         not_before_ms, number, start = due[0]
-        piece = state.by_number[number].tasks.at(start)
+        series = state.by_number[number]
+        if not_before_ms in series.quiet.values:
+            return not_before_ms
+        piece = series.tasks.at(start)
         if piece is not None and piece[0] == start:
             task = piece[2]
             if type(task) is Waiting and task.not_before_ms == not_before_ms:
@@ -172,6 +181,14 @@ def probe(series: Series, at: int, clock_ms: int) -> tuple[bool, int, int, Waiti
             end = min(end, redo.ends[i - 1])
         elif i < len(redo.starts):
             end = min(end, redo.starts[i])
+    if series.quiet.starts:
+        quiet = series.quiet
+        i = bisect_right(quiet.starts, at)
+        if i and quiet.ends[i - 1] > at:
+            is_open = is_open and quiet.values[i - 1] <= clock_ms
+            end = min(end, quiet.ends[i - 1])
+        elif i < len(quiet.starts):
+            end = min(end, quiet.starts[i])
     i = bisect_right(tasks.starts, at)
     if i and tasks.ends[i - 1] > at:
         task = tasks.values[i - 1]
@@ -183,6 +200,15 @@ def probe(series: Series, at: int, clock_ms: int) -> tuple[bool, int, int, Waiti
     if i < len(tasks.starts) and tasks.starts[i] < end:
         end = tasks.starts[i]
     return is_open, end, gen, None
+
+
+def _end_quiet(state: State, series: Series) -> None:
+    for start, end, until_ms in series.quiet:
+        if until_ms <= state.clock_ms:
+            series.quiet.clear(start, end)
+            reopen(state, series, start)
+    if not series.is_dirty:
+        touch(state, series)
 
 
 def _move_back(state: State, want: Want, position: int) -> None:
@@ -217,7 +243,7 @@ def _first_eligible(
 def _extent(
     series: Series, start: int, limit: int, gen: int, waiting: Waiting | None, clock_ms: int
 ) -> int:
-    """Return how far a window from ``start`` reaches before gen or waiting state changes."""
+    """Return how far a window from ``start`` reaches before gen, attempts or cursor change."""
     signature = _signature(waiting)
     at = start
     while at < limit:
@@ -228,13 +254,5 @@ def _extent(
     return min(at, limit)
 
 
-def _signature(waiting: Waiting | None) -> tuple[int, int, int | None]:
-    if waiting is None:
-        return (0, 0, None)
-    return (waiting.attempts, waiting.expiries, waiting.cursor_ms)
-
-
-def holder_at(series: Series, at: int) -> Lease | None:
-    """Return the lease that holds a bar, or None."""
-    piece = series.tasks.at(at)
-    return piece[2] if piece is not None and type(piece[2]) is Lease else None
+def _signature(waiting: Waiting | None) -> tuple[int, int | None]:
+    return (0, None) if waiting is None else (waiting.attempts, waiting.cursor_ms)
