@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from contract.cluster_rig import ClusterPlan, Rig, cluster_rig, solo_rig, until
-from seamfill_coordinator.machine.commands import Claim, OpenSession, Request
+from seamfill_coordinator.machine.codec import encode_command
+from seamfill_coordinator.machine.commands import Claim, Command, OpenSession, Request, Stamp
 from seamfill_coordinator.machine.outcomes import Applied, Claimed, Opened, Rejected, Reply
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
 from seamfill_coordinator.replication import NotLeader, Overloaded, ProposalOutcomeUnknown, Role
@@ -318,3 +319,18 @@ async def test_poison_bytes_kill_nobody(three: Rig, plan: ClusterPlan, seed: int
     await three.all_applied()
     assert len({replica.machine.state_digest() for replica in three.nodes.values()}) == 1
     assert plan.fatal == []
+
+
+async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
+    """To skip what it does not understand would make its state another one."""
+    plan = ClusterPlan(tmp_path)
+    rig = cluster_rig(plan)
+    await rig.start()
+    leader = await rig.leader()
+    newer = encode_command(
+        Command(version=99, stamp=Stamp(term=1, reign_ms=0, wall_ms=0), requests=())
+    )
+    leader._core.append(newer, lambda _applied: None)  # type: ignore[attr-defined]  # as above
+    await until(lambda: len({id(exc) for _, exc in plan.fatal}) == 3)
+    assert all("machine version 99" in str(exc) for _, exc in plan.fatal)
+    await rig.stop()

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from msgspec import Meta
-from seamfill.lease_key import NATIVE_PREFIX, rejoin
 
 from seamfill.errors import InvalidInput
+from seamfill.lease_key import NATIVE_PREFIX, rejoin
 from seamfill.protocol.compat import (
     ClaimAnswer,
     ClaimLease,

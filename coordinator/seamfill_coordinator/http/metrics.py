@@ -16,9 +16,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
-from seamfill.lease_key import OpaqueKey, RangeKey, parse_lease_key
 
 from seamfill import __version__
+from seamfill.lease_key import OpaqueKey, RangeKey, parse_lease_key
 from seamfill_coordinator.calls import Incoming
 from seamfill_coordinator.http.endpoints import Node
 from seamfill_coordinator.machine import views

@@ -21,22 +21,32 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from seamfill.clock import Clock, SystemClock
+from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
-from seamfill_coordinator.machine.codec import apply_encoded
-from seamfill_coordinator.machine.commands import Announce, Request, Stamp
+from seamfill_coordinator.machine.codec import apply_encoded, command_version
+from seamfill_coordinator.machine.commands import Request, Stamp
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Reply
-from seamfill_coordinator.raft.aggregator import MACHINE_VERSION, Aggregator, AggregatorLimits
+from seamfill_coordinator.machine.steering import NEWEST_VERSION
+from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
 from seamfill_coordinator.raft.core import Core, CoreSettings
 from seamfill_coordinator.raft.digests import DigestPoints
 from seamfill_coordinator.raft.poller import LoopPoller
+from seamfill_coordinator.raft.reign import Reign, announcement, announcement_refused
 from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import NotLeader, PeerStatus, ReplicaStatus, Role
 
-__all__ = ["FATAL_EXIT_CODE", "PysyncobjReplica", "ReplicaSettings", "end_process"]
+__all__ = [
+    "FATAL_EXIT_CODE",
+    "AnnouncementRefused",
+    "MachineTooOld",
+    "PysyncobjReplica",
+    "ReplicaSettings",
+    "end_process",
+]
 
 FATAL_EXIT_CODE: Final = 70
 """The process ended itself because going on could make replicas differ."""
@@ -61,11 +71,16 @@ class ReplicaSettings:
     limits: AggregatorLimits = field(default_factory=AggregatorLimits)
 
 
-@dataclass(slots=True)
-class _Reign:
-    term: int
-    began_ms: int
-    announced: bool = False
+class MachineTooOld(SeamfillError):
+    """The log was written for a newer machine version; upgrade this node, then start it again."""
+
+    code: ClassVar[str] = "machine_too_old"
+
+
+class AnnouncementRefused(SeamfillError):
+    """The cluster's own state refuses this node as its leader; the text says why."""
+
+    code: ClassVar[str] = "announcement_refused"
 
 
 def end_process(what: str, exc: BaseException) -> None:
@@ -93,7 +108,7 @@ class PysyncobjReplica:
         self._digests = DigestPoints(self._machine.state_digest)
         self._listeners: list[Callable[[Applied], None]] = []
         self._leader_waiters: list[asyncio.Future[None]] = []
-        self._reign: _Reign | None = None
+        self._reign: Reign | None = None
         self._core: Core | None = None
         self._poller: LoopPoller | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -106,6 +121,7 @@ class PysyncobjReplica:
         self._aggregator = Aggregator(
             launch=self._launch,
             stamp=self._stamp,
+            machine_version=lambda: self._machine.state.version,
             leader_id=lambda: self._leader_id,
             limits=settings.limits,
         )
@@ -297,22 +313,23 @@ class PysyncobjReplica:
     # Reigns
 
     def _begin_reign(self, term: int) -> None:
-        reign = _Reign(term=term, began_ms=self._clock.monotonic_ms())
+        settings = self._settings
+        reign = Reign(term=term, clock=self._clock)
         self._reign = reign
         log_event(_log, "replica.reign_began", term=term)
-        announce = Announce(
-            member=self._settings.node_id,
-            url=self._settings.url,
-            cluster_id=self._settings.cluster_id,
-            version_min=MACHINE_VERSION,
-            version_max=MACHINE_VERSION,
-        )
 
-        def announced() -> None:
-            reign.announced = True
+        def announced(reply: Reply) -> None:
+            refused = announcement_refused(reply)
+            if refused is not None:
+                self._fail("this node can not lead", AnnouncementRefused(refused))
+                return
+            reign.is_announced = True
             self._wake()
 
-        self._aggregator.open(Request(operations=(announce,)), announced)
+        first = announcement(
+            member=settings.node_id, url=settings.url, cluster_id=settings.cluster_id
+        )
+        self._aggregator.open(first, announced)
 
     def _end_reign(self) -> None:
         if self._reign is not None:
@@ -320,14 +337,9 @@ class PysyncobjReplica:
             self._aggregator.close()
 
     def _stamp(self) -> Stamp:
-        reign = self._reign
-        if reign is None:
-            raise NotLeader(self._leader_id)
-        return Stamp(
-            term=reign.term,
-            reign_ms=max(self._clock.monotonic_ms() - reign.began_ms, 0),
-            wall_ms=self._clock.wall_ms(),
-        )
+        # An open aggregator belongs to a reign.
+        assert self._reign is not None
+        return self._reign.stamp()
 
     def _launch(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         core, reign = self._core, self._reign
@@ -347,6 +359,11 @@ class PysyncobjReplica:
         index = core.applied_index + 1
         try:
             self._digests.reached(index - 1)
+            version = command_version(command) or 0
+            if version > NEWEST_VERSION:
+                raise MachineTooOld(
+                    f"index {index} needs machine version {version}; this is {NEWEST_VERSION}"
+                )
             applied = apply_encoded(self._machine, command)
         except BaseException as exc:
             # Also MemoryError: half a command must not stay.
@@ -392,7 +409,7 @@ class PysyncobjReplica:
         """
         core = self._running_core
         if core.is_leader:
-            return self._reign is not None and self._reign.announced
+            return self._reign is not None and self._reign.is_announced
         return (
             core.leader_id is not None
             and core.applied_index == core.commit_index

@@ -15,11 +15,12 @@ from typing import Final
 from seamfill.clock import Clock, SystemClock
 from seamfill.logs import log_event
 from seamfill_coordinator.machine.codec import apply_encoded
-from seamfill_coordinator.machine.commands import Announce, Request, Stamp
+from seamfill_coordinator.machine.commands import Request
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Reply
-from seamfill_coordinator.raft.aggregator import MACHINE_VERSION, Aggregator, AggregatorLimits
+from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
 from seamfill_coordinator.raft.digests import DigestPoints
+from seamfill_coordinator.raft.reign import Reign, announcement
 from seamfill_coordinator.replication import ReplicaStatus, Role
 
 __all__ = ["SoloReplica"]
@@ -47,7 +48,7 @@ class SoloReplica:
         self._url = url
         self._machine = machine if machine is not None else LeaseMachine()
         self._clock = clock or SystemClock()
-        self._began_ms = self._clock.monotonic_ms()
+        reign = Reign(term=_TERM, clock=self._clock)
         self._applied_index = 0
         self._ready = False
         self._running = False
@@ -55,21 +56,19 @@ class SoloReplica:
         self._listeners: list[Callable[[Applied], None]] = []
         self._digests = DigestPoints(self._machine.state_digest)
         self._aggregator = Aggregator(
-            launch=self._launch, stamp=self._stamp, leader_id=lambda: None, limits=limits
+            launch=self._launch,
+            stamp=reign.stamp,
+            machine_version=lambda: self._machine.state.version,
+            leader_id=lambda: None,
+            limits=limits,
         )
 
     async def start(self) -> None:
         """Announce itself; it is ready when this returns."""
-        announce = Announce(
-            member=self._node_id,
-            url=self._url,
-            cluster_id=self._cluster_id,
-            version_min=MACHINE_VERSION,
-            version_max=MACHINE_VERSION,
-        )
+        first = announcement(member=self._node_id, url=self._url, cluster_id=self._cluster_id)
         self._running = True
         announced = asyncio.Event()
-        self._aggregator.open(Request(operations=(announce,)), announced.set)
+        self._aggregator.open(first, lambda _reply: announced.set())
         await announced.wait()
         self._ready = True
         self._beat()
@@ -122,13 +121,6 @@ class SoloReplica:
     def _beat(self) -> None:
         self._aggregator.tick()
         self._timer = asyncio.get_running_loop().call_later(_IDLE_TICK_MS / 1000, self._beat)
-
-    def _stamp(self) -> Stamp:
-        return Stamp(
-            term=_TERM,
-            reign_ms=max(self._clock.monotonic_ms() - self._began_ms, 0),
-            wall_ms=self._clock.wall_ms(),
-        )
 
     def _launch(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         # Applied one turn later, as in a cluster: what arrives meanwhile shares the next command.
