@@ -8,15 +8,18 @@ Readings of the design where its text leaves room (each is checked against the m
 
 * A deadline is reached at ``clock_ms == deadline_ms``, the lock-delay ends at
   ``clock_ms == deadline_ms + 5 s``: all ranges are half-open.
-* ``redo=missing`` opens gaps, ``failed`` violated bars, ``restated`` covered bars. ``restated``
-  ends the leases that overlap its *wanted* ranges, because their holders may have read old values.
-* A bar keeps its generation until it is restated; only covered bars take a new one.
+* ``redo=missing`` opens gaps, ``failed`` violated bars and failed redos, at the generation they
+  had. ``restated`` opens every wanted bar inside the listing dates at a new generation, those
+  without a fact too, because their present holder may have read old values; it ends the leases
+  that overlap those bars.
+* ``redo=missing`` of gaps that rest on a listing date forgets the date: it is learnt again.
 * Progress means that a lease completed at least one bar in its life. It sets the count of expiries
   back to zero, and the final Complete of such a lease counts no attempt.
 * A quiet time (5 s after an end of a lease that may leave a write in flight) belongs to the bar,
   not to who wants it: cancelling and submitting again must not shorten it.
-* A bar that no backfill wants any more keeps its facts; its attempts and cursor are forgotten once
-  its quiet time is over.
+* A bar that no backfill wants any more keeps its fact; its attempts, its cursor and a pending redo
+  are forgotten as soon as no lease holds it.
+* A backfill that asked for a redo ends incomplete where the redo failed, though a fact stands.
 * A fence is alive for a bar while a lease holds it, or while the bar waits since that lease
   expired; every other end kills it. Renew, Fail, Release, Snooze and Revoke need the lease itself.
 
@@ -139,7 +142,7 @@ class Bar:
             self.redo_failed = reason
             self.forget_task()
         else:
-            self.set_fact(Fact(Kind.VIOLATED, rev, reason=reason))
+            self.set_fact(Fact(Kind.VIOLATED, rev, gen=self.gen, reason=reason))
 
 
 @dataclass
@@ -183,6 +186,7 @@ class Backfill:
     window_bars: int
     priority: int
     deadline: int | None
+    redo: Redo | None
     plan: o.Accepted
     state: str = "active"
 
@@ -379,9 +383,10 @@ class NaiveModel:
                 if ts in wanted and bar.fact is None and bar.holder is None:
                     reason = series.outside(ts)
                     if reason is not None:
-                        bar.set_fact(Fact(Kind.GAP, self.rev, reason=reason.value))
-                if bar.waiting and ts not in wanted:
+                        bar.set_fact(Fact(Kind.GAP, self.rev, gen=bar.gen, reason=reason.value))
+                if bar.holder is None and ts not in wanted:
                     bar.forget_task()
+                    bar.redo = False
         for backfill in self.backfills.values():
             if backfill.state in ("active", "paused"):
                 self._finish(backfill)
@@ -402,7 +407,11 @@ class NaiveModel:
         bars = self.bars_of(backfill)
         if any(bar.unfinished for bar in bars):
             return
-        failed = any(bar.fact is not None and bar.fact.kind is Kind.VIOLATED for bar in bars)
+        failed = any(
+            (bar.fact is not None and bar.fact.kind is Kind.VIOLATED)
+            or (backfill.redo is not None and bar.redo_failed is not None)
+            for bar in bars
+        )
         backfill.state = "incomplete" if failed else "complete"
 
     # ------------------------------------------------------------------ backfills
@@ -435,7 +444,7 @@ class NaiveModel:
         backfill = Backfill(
             id=backfill_id, sequence=self.rev, request=requested, spec=submit.spec,
             dataset=submit.dataset, wanted=wanted, window_bars=submit.window_bars,
-            priority=submit.priority, deadline=submit.deadline_ms,
+            priority=submit.priority, deadline=submit.deadline_ms, redo=submit.redo,
             plan=self._plan(submit, backfill_id, wanted),
         )  # fmt: skip
         if submit.dry_run:
@@ -464,15 +473,13 @@ class NaiveModel:
         kinds: list[Kind | None] = []
         cells: set[tuple[SeriesKey, int]] = set()
         cell_ms = submit.window_bars * submit.spec.interval_ms
-        redone = _REDONE_BY[submit.redo]
         for key, all_ts in wanted.items():
             series = self.series.get(key, Series())
             for ts in all_ts:
                 bar = series.bars.get(ts, Bar())
                 kinds.append(None if bar.fact is None else bar.fact.kind)
-                to_do = bar.unfinished or _is_redone(bar, redone)
-                listed = series.outside(ts) is None or bar.holder is not None
-                if to_do and listed:
+                to_do = bar.unfinished or _is_redone(series, ts, bar, submit.redo)
+                if to_do and series.outside(ts) is None:
                     cells.add((key, ts // cell_ms))
         every_ts = [ts for all_ts in wanted.values() for ts in all_ts]
         requested_start = min(each.start_ms for each in submit.wanted)
@@ -494,21 +501,28 @@ class NaiveModel:
 
     def _redo(self, key: SeriesKey, all_ts: set[int], redo: Redo | None) -> None:
         series = self.series[key]
+        chosen = [ts for ts in sorted(all_ts) if _is_redone(series, ts, series.bars[ts], redo)]
         if redo is Redo.RESTATED:
             for lease in list(self.leases.values()):
-                span = range(lease.start, lease.end)
                 if lease.series == key and any(
-                    ts in span and series.bars[ts].holder == lease.fence for ts in all_ts
+                    series.bars[ts].holder == lease.fence for ts in chosen
                 ):
                     self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS)
-        chosen = [series.bars[ts] for ts in all_ts if _is_redone(series.bars[ts], _REDONE_BY[redo])]
-        if redo is Redo.RESTATED and chosen:
-            series.highest_gen += 1
-        for bar in chosen:
-            bar.redo = True
-            bar.redo_failed = None
+            if chosen:
+                series.highest_gen += 1
+        for ts in chosen:
+            bar = series.bars[ts]
             if redo is Redo.RESTATED:
                 bar.gen = series.highest_gen
+            elif bar.fact is not None and bar.redo_failed is None:
+                bar.gen = bar.fact.gen
+            if redo is Redo.MISSING and bar.fact is not None:
+                if bar.fact.reason == GapReason.NOT_LISTED:
+                    series.listed_from = None
+                if bar.fact.reason == GapReason.DELISTED:
+                    series.delisted_at = None
+            bar.redo = bar.fact is not None
+            bar.redo_failed = None
 
     def _move(self, backfill_id: str, allowed: set[str], to: str) -> o.Outcome:
         backfill = self.backfills.get(backfill_id)
@@ -780,7 +794,7 @@ class NaiveModel:
     def _result(self, each: CoveredRange | GapRange, bar: Bar) -> Fact:
         if isinstance(each, CoveredRange):
             return Fact(Kind.COVERED, self.rev, gen=bar.gen, source=each)
-        return Fact(Kind.GAP, self.rev, reason=each.reason.value)
+        return Fact(Kind.GAP, self.rev, gen=bar.gen, reason=each.reason.value)
 
     def _close(self, complete: c.Complete, lease: Lease | None, *, progressed: bool) -> o.Outcome:
         """Keep the rest under the same fence, or give it back."""
@@ -848,21 +862,18 @@ class NaiveModel:
             series.delisted_at = complete.delisted_at.at_ms
 
 
-_REDONE_BY: Final[dict[Redo | None, Kind | None]] = {
-    None: None,
-    Redo.MISSING: Kind.GAP,
-    Redo.FAILED: Kind.VIOLATED,
-    Redo.RESTATED: Kind.COVERED,
-}
-
-
-def _is_redone(bar: Bar, redone: Kind | None) -> bool:
+def _is_redone(series: Series, ts: int, bar: Bar, redo: Redo | None) -> bool:
     """Say whether a Submit opens this bar again; ``no_right_neighbour`` needs no asking."""
-    if bar.fact is None:
+    if redo is Redo.RESTATED:
+        return series.outside(ts) is None
+    if bar.fact is None or bar.redo:
         return False
-    if bar.fact.kind is Kind.VIOLATED and bar.fact.reason == "no_right_neighbour":
+    kind, reason = bar.fact.kind, bar.fact.reason
+    if redo is Redo.FAILED and bar.redo_failed is not None:
         return True
-    return bar.fact.kind is redone
+    if kind is Kind.VIOLATED and (redo is Redo.FAILED or reason == "no_right_neighbour"):
+        return True
+    return redo is Redo.MISSING and kind is Kind.GAP
 
 
 def _results(complete: c.Complete) -> list[CoveredRange | GapRange]:

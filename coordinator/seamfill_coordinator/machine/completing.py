@@ -23,7 +23,7 @@ from seamfill_coordinator.machine.ending import (
     give_up_rest,
     stale,
 )
-from seamfill_coordinator.machine.facts import put_fact
+from seamfill_coordinator.machine.facts import note_change, put_fact
 from seamfill_coordinator.machine.model import (
     FOREVER_MS,
     Completion,
@@ -304,8 +304,7 @@ def _learn_listing(state: State, series: Series, op: Complete) -> None:
     """Keep the dates; unleased bars outside become gaps now, leased ones when their lease ends."""
     series.listed_from = series.listed_from or op.listed_from
     series.delisted_at = series.delisted_at or op.delisted_at
-    series.coverage_rev = state.rev
-    touch(state, series)
+    note_change(state, series)
     apply_listing(state, series)
 
 

@@ -24,6 +24,7 @@ from seamfill_coordinator.machine.tables import forget, touch
 
 __all__ = [
     "bars_within",
+    "note_change",
     "order_again",
     "outside_listing",
     "put_fact",
@@ -55,7 +56,18 @@ def put_fact(state: State, series: Series, start: int, end: int, fact: Fact) -> 
         series.facts.put(start, end, fact)
     else:
         _replace(state, series, start, end, fact)
-    series.coverage_rev = state.rev
+    note_change(state, series)
+
+
+def note_change(state: State, series: Series) -> None:
+    """Give the series a new ``coverage_rev``, once per operation or expiry round.
+
+    It is the operation's rev, but for expiries, which raise no rev: they count up from the last
+    one, since caches must never take two states of the facts for one.
+    """
+    if series.changed_in != state.step:
+        series.changed_in = state.step
+        series.coverage_rev = max(state.rev, series.coverage_rev + 1)
     if not series.is_dirty:
         touch(state, series)
 
@@ -76,8 +88,7 @@ def violate(state: State, series: Series, start: int, end: int, violation: Viola
             _count(state, series, a, b, was_open=True, old=fact.kind, new=fact.kind)
             series.redo.clear(a, b)
             series.redo_failed.put(a, b, violation)
-            series.coverage_rev = state.rev
-            touch(state, series)
+            note_change(state, series)
 
 
 def order_again(state: State, series: Series, start: int, end: int, gen: int) -> None:

@@ -82,6 +82,7 @@ class LeaseMachine:
             return Applied(replies=tuple(_refuse(state, r, unfit) for r in command.requests))
         state.new_events = []
         _advance_clock(state, command.stamp)
+        state.step += 1
         ending.expire(state)
         claims.expire_claims(state)
         sessions.expire_sessions(state)
@@ -145,6 +146,7 @@ def _apply_operations(state: State, request: Request) -> Reply:
     outcomes = []
     for operation in request.operations:
         state.rev += 1
+        state.step += 1
         outcomes.append(_HANDLERS[type(operation)](state, operation))
         if state.finishing:
             finishing.finish_pending(state)

@@ -197,6 +197,7 @@ class Series(Row, eq=False, kw_only=True):
     belongs to the bars, not to who wants them: neither a cancel nor a retry shortens it."""
     # caches
     interval_ms: int
+    changed_in: int = 0
     wants: dict[int, Want] = field(default_factory=dict)
     """Backfill sequence → what that unfinished backfill wants here."""
 
@@ -421,6 +422,8 @@ class State(Struct, eq=False):
     events: deque[Event] = field(default_factory=deque)
 
     # caches
+    step: int = 0
+    """Counts operations and expiry rounds: what happens in one of them is one change."""
     waiting_count: int = 0
     gap_count: int = 0
     session_bytes: int = 0
