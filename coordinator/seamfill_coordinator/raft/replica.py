@@ -105,6 +105,7 @@ class PysyncobjReplica:
         self._failed = False
         self._started_ms = self._last_turn_ms = 0
         self._last_keepalive_ms = self._last_launch_ms = 0
+        self._caught_up_term = -1
         self._seen_leader: str | None = None
         self._aggregator = Aggregator(
             launch=self._launch,
@@ -294,6 +295,9 @@ class PysyncobjReplica:
             self._end_reign()
         if self._reign is None and core.is_leader:
             self._begin_reign(core.term)
+        # Once a term: between a message and the turn that applies it every follower is behind.
+        if self._caught_up_term != core.term and not core.is_leader and core.has_caught_up:
+            self._caught_up_term = core.term
         leader_id = self._usable_leader_id()
         if leader_id != self._seen_leader:
             self._seen_leader = leader_id
@@ -387,16 +391,12 @@ class PysyncobjReplica:
     @property
     def _is_ready(self) -> bool:
         """A leader: its announcement, hence everything before, is applied here. A follower: it
-        hears a leader, and has applied all it knows to be committed, up to an entry of this term.
+        hears a leader, and has once in this term applied all that this leader had committed.
         """
         core = self._running_core
         if core.is_leader:
             return self._reign is not None and self._reign.is_announced
-        return (
-            core.leader_id is not None
-            and core.applied_index == core.commit_index
-            and core.applied_term == core.term
-        )
+        return core.leader_id is not None and self._caught_up_term == core.term
 
     def _usable_leader_id(self) -> str | None:
         if self._core is None or (self._core.is_leader and not self._is_ready):
