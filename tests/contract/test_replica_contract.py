@@ -334,3 +334,12 @@ async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
     await until(lambda: len({id(exc) for _, exc in plan.fatal}) == 3)
     assert all("machine version 99" in str(exc) for _, exc in plan.fatal)
     await rig.stop()
+
+
+async def test_who_waits_for_a_leader_hears_when_the_node_stops(tmp_path: Path) -> None:
+    rig = cluster_rig(ClusterPlan(tmp_path))
+    await rig.start("n1")
+    waiting = asyncio.create_task(rig.nodes["n1"].wait_for_leader(timeout_ms=PATIENT_MS))
+    await asyncio.sleep(0)
+    await rig.stop()
+    assert await waiting is None

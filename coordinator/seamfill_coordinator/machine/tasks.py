@@ -82,13 +82,13 @@ def requeue(state: State, series: Series, spans: list[tuple[int, int]], waiting:
     """
     for start, end in spans:
         clear_tasks(state, series, start, end)
-        for a, b, reason in outside_listing(series, start, end):
-            for c, d in unfinished(series, a, b):
-                put_fact(state, series, c, d, Gap(waiting.lease_gen, reason, None))
         wanted = wanted_within(series, start, end)
         if series.redo.touches(start, end):
             drop_unwanted_redo(state, series, start, end, wanted)
         for wanted_start, wanted_end in wanted:
+            for a, b, reason in outside_listing(series, wanted_start, wanted_end):
+                for c, d in unfinished(series, a, b):
+                    put_fact(state, series, c, d, Gap(waiting.lease_gen, reason, None))
             for a, b in unfinished(series, wanted_start, wanted_end):
                 put_waiting(state, series, a, b, waiting)
 
