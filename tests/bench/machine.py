@@ -200,7 +200,9 @@ def measure_cycles(seconds: float) -> None:
             cycles += REQUESTS_PER_COMMAND
         rates.append(cycles / spent)
     rates.sort()
-    print(f"acquire + complete cycles per second, with codec: {rates[2]:,.0f} (best {rates[4]:,.0f})")
+    print(
+        f"acquire + complete cycles per second, with codec: {rates[2]:,.0f} (best {rates[4]:,.0f})"
+    )
 
 
 def main() -> None:
@@ -208,7 +210,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each cycle run")
     options = parser.parse_args()
-    print(f"Python {platform.python_version()}, msgspec {msgspec.__version__}, {platform.machine()}")
+    print(
+        f"Python {platform.python_version()}, msgspec {msgspec.__version__}, {platform.machine()}"
+    )
     print(f"{sys.platform}, {_processor()}")
     measure_submit()
     measure_claims()

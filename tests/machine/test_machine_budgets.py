@@ -7,13 +7,13 @@ from seamfill.protocol.values import SourceOffer, Usage
 from seamfill_coordinator.machine import views
 from seamfill_coordinator.machine.commands import (
     Complete,
+    Limits,
     PauseSource,
     Renew,
     ResumeSource,
     SetLimits,
     Snooze,
 )
-from seamfill_coordinator.machine.commands import Limits
 from seamfill_coordinator.machine.outcomes import Nothing, Rejected, RejectReason, Renewed
 
 # 600 a minute: a bucket of 100. A window of 100 bars costs 5 pages × 10 = 50.
