@@ -23,6 +23,7 @@ import sys
 import time
 import tracemalloc
 from collections import deque
+from pathlib import Path
 
 import msgspec
 
@@ -221,7 +222,7 @@ def main() -> None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
     except OSError:
         return platform.processor()
