@@ -210,8 +210,7 @@ class Coordinator:
             answer, _ = await self._ride_out(read, incoming, None)
         except _NoAnswer as none:
             # A read leaves nothing behind, so that it may or may not have run does not matter.
-            code = "not_committed" if none.problem.code == "outcome_unknown" else none.problem.code
-            raise Refused(problem(code, none.problem.detail)) from none
+            raise Refused(_certain(none.problem)) from none
         return answer
 
     def give_back(self, mutation: Mutation, incoming: Incoming, answer: Answer) -> None:
@@ -444,7 +443,7 @@ class Coordinator:
                 answer, _ = await self._ride_out(OPEN_SESSION, incoming, None, deadline_ms)
             except _NoAnswer as none:
                 # Only the opening is in doubt; what the client asked for was not even proposed.
-                raise Refused(problem("no_leader", none.problem.detail)) from none
+                raise Refused(_certain(none.problem)) from none
             opened = answer.peek(SessionAnswer) if answer.status == 200 else None
             if opened is None:
                 raise Refused(answer.peek(Problem) or problem("overloaded", "no session"))
@@ -520,6 +519,11 @@ class Coordinator:
             else:
                 self.given_back_total += 1
                 return
+
+
+def _certain(doubt: Problem) -> Problem:
+    """Return the problem of a call that had no effect, whether or not an attempt got through."""
+    return problem("not_committed", doubt.detail) if doubt.in_doubt else doubt
 
 
 def _check_floor(incoming: Incoming, rev: int) -> None:

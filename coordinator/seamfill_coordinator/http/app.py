@@ -103,6 +103,8 @@ def _add_routes(app: web.Application, node: Node) -> None:
     for endpoint in ENDPOINTS:
         handler = _handler(endpoint, node)
         app.router.add_route(endpoint.method, endpoint.path, handler)
+        if endpoint.is_probe:
+            app.router.add_route("HEAD", endpoint.path, handler)
         if endpoint.path.startswith("/v1/leases"):
             app.router.add_route(endpoint.method, ALIAS_PREFIX + endpoint.path, handler)
 
@@ -225,7 +227,7 @@ async def _deliver(
 def _response(endpoint: Endpoint, node: Node, request: web.Request, answer: Answer) -> web.Response:
     return respond(
         answer,
-        stamp=node.service.stamp(),
+        stamp=answer.stamp or node.service.stamp(),
         trace_id=_trace_id(request),
         has_ratio=endpoint.has_ratio,
     )
