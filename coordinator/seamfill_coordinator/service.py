@@ -86,6 +86,8 @@ class ServiceLimits:
     find_out_ms: int = 600_000
     """As long as the longest lease: afterwards a forgotten grant has ended by itself."""
     find_out_pause_ms: int = 250
+    leaving_ms: int = 1_000
+    """How long a node that stops still gives grants back."""
 
 
 class LeaderGateway(Protocol):
@@ -160,10 +162,16 @@ class Coordinator:
         try:
             yield
         finally:
+            await self._settle_before_leaving()
             tasks = list(self._background)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _settle_before_leaving(self) -> None:
+        until_ms = self.clock.monotonic_ms() + self.limits.leaving_ms
+        while self.unsettled and self.clock.monotonic_ms() < until_ms:
+            await self.clock.sleep_ms(self.limits.pause_ms)
 
     # ── Calls ────────────────────────────────────────────────────────────────────────────────
 
