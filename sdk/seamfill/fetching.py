@@ -162,7 +162,7 @@ class Fetching:
             case Verdict.COMPLETE | Verdict.PARTIAL:
                 return
             case Verdict.OVER_BUDGET:
-                raise self._exceeded(Phase.BACKFILL_WAIT, request.policy.max_wait_backfill_ms)
+                raise self._exceeded(Phase.BACKFILL_WAIT, self._backfill_budget_ms())
             case Verdict.VIOLATED:
                 raise request.violated(found)
             case Verdict.UNFILLED:
@@ -196,7 +196,7 @@ class Fetching:
         except BudgetSpent:
             self._out_of_time = True
             if not tolerates(self._request.strategy, self._request.policy):
-                raise self._exceeded(Phase.BACKFILL_WAIT, wait_ms) from None
+                raise self._exceeded(Phase.BACKFILL_WAIT, self._backfill_budget_ms()) from None
         except (CoordinatorUnavailable, OutcomeUnknown) as exc:
             self._go_on_without(exc)
             raise
@@ -413,6 +413,10 @@ class Fetching:
             if budget_ms <= left_ms:
                 raise self._exceeded(phase, budget_ms) from None
             raise self._exceeded(Phase.TOTAL, policy.total_deadline_ms) from None
+
+    def _backfill_budget_ms(self) -> int:
+        policy = self._request.policy
+        return min(policy.max_wait_backfill_ms, policy.total_deadline_ms)
 
     def _exceeded(self, phase: Phase, budget_ms: int) -> SeamlessSLAExceeded:
         error = self._request.exceeded(

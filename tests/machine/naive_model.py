@@ -19,6 +19,7 @@ Readings of the design where its text leaves room (each is checked against the m
   not to who wants it: cancelling and submitting again must not shorten it.
 * A bar that no backfill wants any more keeps its fact; its attempts, its cursor and a pending redo
   are forgotten as soon as no lease holds it.
+* A bar that nobody wants can be completed, but never becomes violated.
 * A backfill that asked for a redo ends incomplete where the redo failed, though a fact stands.
 * A fence is alive for a bar while a lease holds it, or while the bar waits since that lease
   expired; every other end kills it. Renew, Fail, Release, Snooze and Revoke need the lease itself.
@@ -58,7 +59,6 @@ MAX_EXPIRIES: Final = 20
 BACKOFF_MS: Final = (1_000, 2_000, 4_000, 8_000)
 SESSION_IDLE_MS: Final = 600_000
 SESSION_SPAN: Final = 256
-REFUSED_BY_SESSION: Final = RejectReason.SESSION_UNKNOWN
 
 SeriesKey = tuple[str, str]
 """(dataset, symbol)."""
@@ -135,9 +135,11 @@ class Bar:
         ]
         return before[-1] if before else gens[0]
 
-    def violate(self, reason: str, rev: int) -> None:
+    def violate(self, reason: str, rev: int, *, told: bool) -> None:
         """End without success; a redo leaves the older fact in place and is marked."""
-        if self.redo:
+        if not told:
+            self.forget_task()
+        elif self.redo:
             self.redo = False
             self.redo_failed = reason
             self.forget_task()
@@ -246,7 +248,7 @@ class NaiveModel:
         self.sessions: dict[int, Session] = {}
         self.paused_sources: set[str] = set()
         self.breakers: dict[str, int] = {}
-        self.completions: dict[tuple[object, ...], int] = {}
+        self.completions: dict[tuple[object, ...], tuple[str, int]] = {}
         self.claims = NaiveClaims()
         self.expired_count = 0
         self.used_clients: set[int] = set()
@@ -280,29 +282,36 @@ class NaiveModel:
     def _expire_lease(self, lease: Lease) -> None:
         self.expired_count += 1
         expiries = (0 if lease.progress else lease.expiries) + 1
-        for bar in self._held(lease):
+        held = self._held(lease)
+        for bar in held:
             self._wait(lease, bar, not_before=self.clock)
             bar.expiries = expiries
             bar.late_fence = lease.fence
-            if expiries >= MAX_EXPIRIES:
-                bar.violate("lease_expired", self.rev)
+        if expiries >= MAX_EXPIRIES:
+            self._violate(lease, held, "lease_expired")
         del self.leases[lease.fence]
 
     def _request(self, request: c.Request) -> o.Reply:
         if request.client == c.NO_CLIENT:
             return self._operations(request)
         session = self.sessions.get(request.client)
-        if session is not None:
-            session.last_heard = self.clock
-            session.low = max(session.low, request.low)
-            for sequence in [s for s in session.outcomes if s < session.low]:
-                del session.outcomes[sequence]
-        if session is None or request.sequence < session.low:
-            refusal = Rejected(reason=REFUSED_BY_SESSION)
-            return o.Reply(outcomes=(refusal,) * len(request.operations), rev=self.rev)
-        if request.sequence >= session.low + SESSION_SPAN:
-            refusal = Rejected(reason=RejectReason.INVALID)
-            return o.Reply(outcomes=(refusal,) * len(request.operations), rev=self.rev)
+        refusal: RejectReason | None = None
+        if session is None:
+            refusal = RejectReason.SESSION_UNKNOWN
+        elif not 0 <= request.low <= request.sequence:
+            refusal = RejectReason.INVALID
+        elif request.sequence < session.low:
+            refusal = RejectReason.SESSION_UNKNOWN
+        elif request.sequence >= max(session.low, request.low) + SESSION_SPAN:
+            refusal = RejectReason.INVALID
+        if session is None or refusal is not None:
+            assert refusal is not None
+            no = Rejected(reason=refusal)
+            return o.Reply(outcomes=(no,) * len(request.operations), rev=self.rev)
+        session.last_heard = self.clock
+        session.low = max(session.low, request.low)
+        for sequence in [s for s in session.outcomes if s < session.low]:
+            del session.outcomes[sequence]
         if request.sequence in session.outcomes:
             outcomes, rev = session.outcomes[request.sequence]
             return o.Reply(outcomes=outcomes, rev=rev, repeated=True)
@@ -380,7 +389,7 @@ class NaiveModel:
         for key, series in self.series.items():
             wanted = self.wanted_bars(key)
             for ts, bar in series.bars.items():
-                if ts in wanted and bar.fact is None and bar.holder is None:
+                if ts in wanted and bar.unfinished and bar.holder is None:
                     reason = series.outside(ts)
                     if reason is not None:
                         bar.set_fact(Fact(Kind.GAP, self.rev, gen=bar.gen, reason=reason.value))
@@ -661,6 +670,17 @@ class NaiveModel:
         bar.cursor = lease.cursor
         bar.not_before = not_before
 
+    def _violate(self, lease: Lease, bars: list[Bar], reason: str) -> None:
+        """End bars without success; nobody is told about those that nobody wants any more."""
+        series = self.series[lease.series]
+        told = {
+            id(series.bars[ts])
+            for ts in self.wanted_bars(lease.series)
+            if series.outside(ts) is None
+        }
+        for bar in bars:
+            bar.violate(reason, self.rev, told=id(bar) in told)
+
     def _end(self, lease: Lease, *, delay: int, quiet: int, attempts: int | None = None) -> None:
         """End a lease for good: what it still holds waits, and its fence is dead."""
         if attempts is not None:
@@ -736,9 +756,10 @@ class NaiveModel:
             return self._stale(fail.lease)
         attempts = lease.attempts + 1
         if not fail.retryable or attempts >= MAX_ATTEMPTS:
-            for bar in self._held(lease):
+            held = self._held(lease)
+            for bar in held:
                 bar.quiet_until = self.clock + LOCK_DELAY_MS
-                bar.violate(fail.code, self.rev)
+            self._violate(lease, held, fail.code)
             del self.leases[lease.fence]
             return o.Violated(reason=fail.code)
         delay = max(BACKOFF_MS[attempts - 1], fail.delay_ms, LOCK_DELAY_MS)
@@ -762,17 +783,19 @@ class NaiveModel:
         if not self._well_formed(complete):
             return Rejected(reason=RejectReason.INVALID)
         self._heed(complete.usage)
-        results = [_result_identity(ref, each) for each in _results(complete)]
-        if results and all(result in self.completions for result in results):
-            return o.Already(coverage_rev=max(self.completions[result] for result in results))
-        if any(result[:-1] in self._completed_ranges() for result in results):
+        results = {_result_range(ref, each): each for each in _results(complete)}
+        known = {place: self.completions[place] for place in results if place in self.completions}
+        if any(content != _content(results[place]) for place, (content, _) in known.items()):
             return Rejected(reason=RejectReason.RESULT_CONFLICT)
+        if results and len(known) == len(results):
+            return o.Already(coverage_rev=max(rev for _, rev in known.values()))
+        fresh = {place: each for place, each in results.items() if place not in known}
         lease = self._find(ref)
         bars = self.series[key].bars
         interval = self.datasets[key[0]].interval_ms
         facts = {
             ts: self._result(each, bars[ts])
-            for each in _results(complete)
+            for each in fresh.values()
             for ts in range(each.start_ms, each.end_ms, interval)
         }  # fmt: skip
         late = self._late(ref)
@@ -783,13 +806,9 @@ class NaiveModel:
         self._learn_listing(complete)
         for ts, fact in facts.items():
             bars[ts].set_fact(fact)
-        for result in results:
-            self.completions[result] = self.rev
+        for place, each in fresh.items():
+            self.completions[place] = (_content(each), self.rev)
         return self._close(complete, lease, progressed=bool(facts))
-
-    def _completed_ranges(self) -> set[tuple[object, ...]]:
-        """The completions without what was said about them: another content is a conflict."""
-        return {identity[:-1] for identity in self.completions}
 
     def _result(self, each: CoveredRange | GapRange, bar: Bar) -> Fact:
         if isinstance(each, CoveredRange):
@@ -810,12 +829,19 @@ class NaiveModel:
         if not rest:
             del self.leases[lease.fence]
         elif complete.final:
-            attempts = lease.attempts + (0 if lease.progress else 1)
-            self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS, attempts=attempts)
-            if attempts >= MAX_ATTEMPTS:
-                for bar in rest:
-                    bar.violate("no_progress", self.rev)
+            self._close_with_rest(lease, rest)
         return o.Completed(coverage_rev=self.rev, remaining=bool(rest) and not complete.final)
+
+    def _close_with_rest(self, lease: Lease, rest: list[Bar]) -> None:
+        """What a final Complete left over waits; without any progress this was an attempt."""
+        if lease.progress:
+            self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS)
+            return
+        attempts = lease.attempts + 1
+        delay = max(LOCK_DELAY_MS, BACKOFF_MS[min(attempts, len(BACKOFF_MS)) - 1])
+        self._end(lease, delay=delay, quiet=LOCK_DELAY_MS, attempts=attempts)
+        if attempts >= MAX_ATTEMPTS:
+            self._violate(lease, rest, "no_progress")
 
     def _well_formed(self, complete: c.Complete) -> bool:
         ref = complete.lease
@@ -880,9 +906,12 @@ def _results(complete: c.Complete) -> list[CoveredRange | GapRange]:
     return [*complete.covered, *complete.gaps]
 
 
-def _result_identity(ref: LeaseRef, each: CoveredRange | GapRange) -> tuple[object, ...]:
-    what = each.content_digest if isinstance(each, CoveredRange) else each.reason
-    return (ref.series, ref.fence, each.start_ms, each.end_ms, what)
+def _result_range(ref: LeaseRef, each: CoveredRange | GapRange) -> tuple[object, ...]:
+    return (ref.series, ref.fence, each.start_ms, each.end_ms)
+
+
+def _content(each: CoveredRange | GapRange) -> str:
+    return each.content_digest if isinstance(each, CoveredRange) else each.reason.value
 
 
 def _spec_difference(known: DatasetSpec, other: DatasetSpec) -> str:

@@ -27,6 +27,7 @@ __all__ = ["PROGRAM", "Endpoints", "call", "confirm", "endpoint_options", "print
 PROGRAM: Final = "coordinator"
 LOCAL: Final = "http://127.0.0.1:8080"
 REFRESH_S: Final = 2.0
+_TIMEOUT: Final = "seamfill.call_timeout_s"
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,7 +54,7 @@ def endpoint_options(command: F) -> F:
     def gather(ctx: click.Context, _param: click.Parameter, urls: tuple[str, ...]) -> Endpoints:
         given = urls or SeamlessConfig.from_env().coordinator_urls or (LOCAL,)
         try:
-            return Endpoints(parse_urls(given, field="--endpoint"), ctx.params["call_timeout_s"])
+            return Endpoints(parse_urls(given, field="--endpoint"), ctx.meta[_TIMEOUT])
         except InvalidInput as exc:
             raise click.BadParameter(exc.message.removeprefix("--endpoint: ")) from exc
 
@@ -65,7 +66,7 @@ def endpoint_options(command: F) -> F:
         show_default=True,
         is_eager=True,
         expose_value=False,
-        callback=lambda ctx, _param, value: ctx.params.__setitem__("call_timeout_s", value),
+        callback=lambda ctx, _param, value: ctx.meta.__setitem__(_TIMEOUT, value),
         metavar="SECONDS",
         help="How long to look for a node that answers.",
     )

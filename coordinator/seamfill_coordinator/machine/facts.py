@@ -24,6 +24,7 @@ from seamfill_coordinator.machine.tables import forget, touch
 
 __all__ = [
     "bars_within",
+    "count_covered",
     "note_change",
     "order_again",
     "outside_listing",
@@ -208,6 +209,11 @@ def _gap_pieces(series: Series, start: int, end: int) -> int:
     return sum(1 for _, _, fact in series.facts.overlapping(start, end) if type(fact) is Gap)
 
 
+def count_covered(state: State, series: Series, start: int, end: int) -> None:
+    """Count fresh bars that are covered for the first time."""
+    _count(state, series, start, end, was_open=True, old=None, new=0)
+
+
 def _count(
     state: State,
     series: Series,
@@ -220,7 +226,11 @@ def _count(
 ) -> None:
     """Move the bars of [start, end) from their old count to the new one, in every backfill."""
     for want in series.wants.values():
-        n = bars_within(want.ranges, start, end, series.interval_ms)
+        ranges = want.ranges
+        if len(ranges) == 1 and ranges[0][0] <= start and end <= ranges[0][1]:
+            n = (end - start) // series.interval_ms
+        else:
+            n = bars_within(ranges, start, end, series.interval_ms)
         if not n:
             continue
         backfill = want.backfill

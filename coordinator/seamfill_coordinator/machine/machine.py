@@ -143,7 +143,7 @@ def _apply_request(state: State, request: Request) -> Reply:
 def _apply_operations(state: State, request: Request) -> Reply:
     if len(request.operations) > MAX_OPERATIONS:
         return _refuse(state, request, refused(RejectReason.LIMIT_EXCEEDED, "too many operations"))
-    outcomes = []
+    outcomes: list[Outcome] = []
     for operation in request.operations:
         state.rev += 1
         state.step += 1

@@ -63,6 +63,9 @@ def next_candidate(backfill: Backfill, clock_ms: int) -> Candidate | None:
         if want.position != position:
             heappop(heap)
             continue
+        end = _free_until(want, position, cell_ms + backfill.cell_ms)
+        if end:
+            return Candidate(want, position, end, 0, None)
         found = _first_eligible(want, position, clock_ms)
         if found is None:
             want.position = -1
@@ -96,6 +99,8 @@ def advance(candidate: Candidate) -> None:
 def activate(state: State, backfill: Backfill) -> None:
     """Bring a backfill into play with its frontiers at the beginning (submit, resume, restore)."""
     group = backfill.dataset.group
+    if group not in state.active_groups:
+        state.match_epoch += 1
     state.active_groups[group] = state.active_groups.get(group, 0) + 1
     backfill.heap.clear()
     for want in backfill.wants:
@@ -109,6 +114,7 @@ def deactivate(state: State, backfill: Backfill) -> None:
     state.active_groups[group] -= 1
     if not state.active_groups[group]:
         del state.active_groups[group]
+        state.match_epoch += 1
     drop_ready(state, backfill)
     backfill.heap.clear()
 
@@ -221,6 +227,37 @@ def _move_back(state: State, want: Want, position: int) -> None:
     if not backfill.is_ready:
         backfill.is_ready = True
         insort(state.ready.setdefault(backfill.dataset.group, []), (backfill.order, backfill))
+
+
+def _free_until(want: Want, position: int, limit: int) -> int:
+    """Return the end of the window at ``position`` in the plain case, else 0.
+
+    Plain is nearly always: one wanted range, nothing to redo or quiet, no fact or task at the
+    frontier, and no waiting part before the end that might join the window.
+    """
+    series = want.series
+    if len(want.ranges) != 1 or series.redo.starts or series.quiet.starts:
+        return 0
+    range_start, range_end = want.ranges[0]
+    if not range_start <= position < range_end:
+        return 0
+    end = limit if limit < range_end else range_end
+    facts, tasks = series.facts, series.tasks
+    starts = facts.starts
+    i = bisect_right(starts, position)
+    if i and facts.ends[i - 1] > position:
+        return 0
+    if i < len(starts) and starts[i] < end:
+        end = starts[i]
+    starts = tasks.starts
+    i = bisect_right(starts, position)
+    if i and tasks.ends[i - 1] > position:
+        return 0
+    if i < len(starts) and starts[i] < end:
+        if type(tasks.values[i]) is Waiting:
+            return 0
+        end = starts[i]
+    return end
 
 
 def _first_eligible(
