@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from contract.http_rig import (
@@ -20,6 +21,10 @@ from contract.http_rig import (
     http_rig,
     ref,
 )
+from seamfill.protocol.leases import RenewRequest
+from seamfill_coordinator.calls import Incoming
+from seamfill_coordinator.http import native_leases
+from seamfill_coordinator.machine.commands import Renew
 
 
 @pytest.fixture
@@ -85,6 +90,24 @@ async def test_a_revoked_lease_can_not_be_completed(rig: HttpRig) -> None:
     assert revoked.body["results"][0]["status"] == "revoked"
     done = await rig.post("/v1/leases/complete", {"worker": WORKER, "leases": [covered(lease)]})
     assert done.body["results"][0]["reason"] == "stale_fence"
+
+
+async def test_what_a_source_said_is_taken_once_for_all_items(rig: HttpRig) -> None:
+    """A request of two items reports its usage once: the budget must not shrink twice."""
+    await rig.submit(bars=2 * 60, window_bars=60)
+    offers = [{"source": "ccxt:binance", "weight_per_minute": 1_000, "page_weight": 1}]
+    leases = (await rig.acquire(offers=offers, max_windows=2)).body["leases"]
+    items = [{"lease": ref(lease)} for lease in leases]
+    usage = [{"source": "ccxt:binance", "penalty_ms": 10_000}]
+    body = {"worker": WORKER, "leases": items, "usage": usage}
+    asked = native_leases.RENEW.operations(
+        Incoming(method="POST", target="", body=msgspec.convert(body, RenewRequest)),
+        rig.replica.machine,
+    )
+    assert [len(operation.usage) for operation in asked if isinstance(operation, Renew)] == [1, 0]
+    await rig.post("/v1/leases/renew", body)
+    (source,) = (await rig.get("/v1/sources")).body["sources"]
+    assert 9_000 < source["breaker_remaining_ms"] <= 10_000
 
 
 async def test_a_completion_that_is_repeated_is_recognised(rig: HttpRig) -> None:

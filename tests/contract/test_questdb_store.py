@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -224,23 +225,24 @@ async def test_writes_share_one_connection(address: QuestDBAddress, table_name: 
     """Counted by a door of our own in front of the server."""
     assert address.http is not None
     host, port = address.http.host, address.http.port
-    connections = 0
+    handlers: list[asyncio.Task[None]] = []
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal connections
-        connections += 1
         inner_reader, inner_writer = await asyncio.open_connection(host, port)
         await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
 
-    door = await asyncio.start_server(forward, "127.0.0.1", 0)
-    async with door:
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.ensure_future(forward(reader, writer)))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as door:
         before = replace(address.http, host="127.0.0.1", port=door.sockets[0].getsockname()[1])
         store = QuestDBStore(replace(address, http=before), table_name)
         await store.prepare(StoreContract.spec)
         for at in range(5):
             await store.write([make_window(seed=at)])
         await store.aclose()
-    assert connections == 1
+        await asyncio.gather(*handlers)
+    assert len(handlers) == 1
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -248,6 +250,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(data)
         await writer.drain()
     writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_a_suspended_table_is_named_with_the_way_out(

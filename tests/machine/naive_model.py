@@ -135,9 +135,9 @@ class Bar:
         ]
         return before[-1] if before else gens[0]
 
-    def violate(self, reason: str, rev: int, *, wanted: bool) -> None:
+    def violate(self, reason: str, rev: int, *, told: bool) -> None:
         """End without success; a redo leaves the older fact in place and is marked."""
-        if not wanted:
+        if not told:
             self.forget_task()
         elif self.redo:
             self.redo = False
@@ -389,7 +389,7 @@ class NaiveModel:
         for key, series in self.series.items():
             wanted = self.wanted_bars(key)
             for ts, bar in series.bars.items():
-                if ts in wanted and bar.fact is None and bar.holder is None:
+                if ts in wanted and bar.unfinished and bar.holder is None:
                     reason = series.outside(ts)
                     if reason is not None:
                         bar.set_fact(Fact(Kind.GAP, self.rev, gen=bar.gen, reason=reason.value))
@@ -672,9 +672,14 @@ class NaiveModel:
 
     def _violate(self, lease: Lease, bars: list[Bar], reason: str) -> None:
         """End bars without success; nobody is told about those that nobody wants any more."""
-        wanted = {id(self.series[lease.series].bars[ts]) for ts in self.wanted_bars(lease.series)}
+        series = self.series[lease.series]
+        told = {
+            id(series.bars[ts])
+            for ts in self.wanted_bars(lease.series)
+            if series.outside(ts) is None
+        }
         for bar in bars:
-            bar.violate(reason, self.rev, wanted=id(bar) in wanted)
+            bar.violate(reason, self.rev, told=id(bar) in told)
 
     def _end(self, lease: Lease, *, delay: int, quiet: int, attempts: int | None = None) -> None:
         """End a lease for good: what it still holds waits, and its fence is dead."""

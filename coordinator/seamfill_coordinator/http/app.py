@@ -213,8 +213,6 @@ async def _deliver(
     if mutation.undo is None:
         return response
     try:
-        if incoming.is_client_gone():
-            raise ConnectionResetError("the client has gone")
         await response.prepare(request)
         await response.write_eof()
     except (ConnectionResetError, asyncio.CancelledError) as gone:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,7 @@ class PysyncobjReplica:
         self._failed = False
         self._started_ms = self._last_turn_ms = 0
         self._last_keepalive_ms = self._last_launch_ms = 0
+        self._caught_up_term = -1
         self._seen_leader: str | None = None
         self._aggregator = Aggregator(
             launch=self._launch,
@@ -141,6 +143,7 @@ class PysyncobjReplica:
             apply=self._apply,
             poller=self._poller,
             on_peer_connected=self._peer_connected,
+            on_peer_lost=self._peer_lost,
         )
         self._applier.quiet_until = self._core.commit_index
         self._started_ms = self._last_turn_ms = self._clock.monotonic_ms()
@@ -294,6 +297,9 @@ class PysyncobjReplica:
             self._end_reign()
         if self._reign is None and core.is_leader:
             self._begin_reign(core.term)
+        # Once a term: between a message and the turn that applies it every follower is behind.
+        if self._caught_up_term != core.term and not core.is_leader and core.has_caught_up:
+            self._caught_up_term = core.term
         leader_id = self._usable_leader_id()
         if leader_id != self._seen_leader:
             self._seen_leader = leader_id
@@ -308,6 +314,13 @@ class PysyncobjReplica:
         core = self._core
         if core is not None and self._clock.monotonic_ms() - self._started_ms < _SETTLING_MS:
             core.listen_longer()
+
+    def _peer_lost(self, node_id: str) -> None:
+        core, timing = self._core, self._settings.timing
+        if core is None or core.is_leader or core.last_leader_id != node_id:
+            return
+        delay_ms = random.uniform(timing.lost_leader_min_ms, timing.lost_leader_max_ms)
+        core.call_election_within(delay_ms / 1000)
 
     # Reigns
 
@@ -387,16 +400,12 @@ class PysyncobjReplica:
     @property
     def _is_ready(self) -> bool:
         """A leader: its announcement, hence everything before, is applied here. A follower: it
-        hears a leader, and has applied all it knows to be committed, up to an entry of this term.
+        hears a leader, and has once in this term applied all that this leader had committed.
         """
         core = self._running_core
         if core.is_leader:
             return self._reign is not None and self._reign.is_announced
-        return (
-            core.leader_id is not None
-            and core.applied_index == core.commit_index
-            and core.applied_term == core.term
-        )
+        return core.leader_id is not None and self._caught_up_term == core.term
 
     def _usable_leader_id(self) -> str | None:
         if self._core is None or (self._core.is_leader and not self._is_ready):

@@ -51,6 +51,7 @@ class PgWire:
         self._dsn = dsn
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._idle: list[_Connection] = []
+        self._closed = False
 
     async def fetch(
         self, query: str, values: Sequence[object] = (), *, timeout_s: float = _QUERY_TIMEOUT_S
@@ -71,6 +72,7 @@ class PgWire:
 
     async def aclose(self) -> None:
         """Close what is idle; a query that still runs closes its own connection."""
+        self._closed = True
         await self._close_idle()
 
     async def _fetch(self, query: str, values: Sequence[object]) -> list[TupleRow]:
@@ -96,7 +98,10 @@ class PgWire:
             if isinstance(exc, (psycopg.Error, OSError)):
                 raise _wrapped(exc) from exc
             raise
-        self._idle.append(connection)
+        if self._closed:
+            await connection.close()
+        else:
+            self._idle.append(connection)
         return rows
 
     async def _connect(self) -> _Connection:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seamfill.errors import InvalidInput
-from seamfill_coordinator.config import Address, NodeConfig, load_config
+from seamfill_coordinator.config import Address, NodeConfig, configures_a_node, load_config
 
 LEAST: dict[str, object] = {"node-id": "n1", "cluster-id": "c1", "data-dir": "/data"}
 
@@ -137,3 +137,9 @@ def test_a_missing_file_is_refused() -> None:
     with pytest.raises(InvalidInput) as refusal:
         load(config="/does/not/exist.toml")
     assert refusal.value.field == "config"
+
+
+def test_the_variables_of_a_node_are_told_from_others() -> None:
+    assert configures_a_node("COORDINATOR_PEER")
+    assert configures_a_node("PROMETHEUS_PORT")
+    assert not configures_a_node("PATH")

@@ -148,3 +148,11 @@ def test_a_command_is_never_forwarded() -> None:
     guard = Guard(FakeCore())
     assert guard.outgoing({"type": "apply_command", "command": b"x"}) is None
     assert guard.outgoing({"type": "request_vote", "term": 3}) is not None
+
+
+def test_what_a_leader_said_is_remembered_before_it_is_cut() -> None:
+    """A restarted follower that took its own cut for the leader's word would call itself ready."""
+    guard = Guard(FakeCore(commit_index=2))
+    assert guard.leader_commit_index is None
+    guard.incoming("n2", append((9, 3), (10, 3), commit=9))
+    assert guard.leader_commit_index == 9

@@ -52,8 +52,9 @@ class QuestDBSender:
             await loop.run_in_executor(self._thread, self._flush, part)
 
     async def aclose(self) -> None:
-        """Close the connection after the flush that is under way, if any."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._hang_up)
+        """Close the connection after the flush that is under way, if any. May be repeated."""
+        if self._sender is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._hang_up)
         self._thread.shutdown(wait=False)
 
     def _flush(self, rows: pd.DataFrame) -> None:
