@@ -113,6 +113,7 @@ def test_fetch_writes_exactly_the_bars_and_lists_gaps_with_their_reason(world: W
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "venue_outage" in result.stderr
+    assert "1 proved gap, 0 unexplained" in result.stderr
     table = pq.read_table(world.tmp_path / "out.parquet")
     assert table.column_names == ["ts", "open", "high", "low", "close", "volume"]
     assert str(table.schema.field("ts").type) == "int64"
