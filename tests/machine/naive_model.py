@@ -434,17 +434,17 @@ class NaiveModel:
             submit.dataset, submit.spec, submit.wanted, submit.window_bars,
             submit.priority, submit.deadline_ms, submit.redo,
         )  # fmt: skip
+        registered = self.datasets.get(submit.dataset)
+        if registered is not None and registered != submit.spec:
+            return Rejected(
+                reason=RejectReason.SPEC_CONFLICT, field=_spec_difference(registered, submit.spec)
+            )
         backfill_id = submit.backfill_id or f"bf-{self.rev}"
         known = self.backfills.get(backfill_id)
         if known is not None:
             if known.request != requested:
                 return Rejected(reason=RejectReason.BACKFILL_CONFLICT)
             return _replace_plan(known.plan, repeated=True)
-        registered = self.datasets.get(submit.dataset)
-        if registered is not None and registered != submit.spec:
-            return Rejected(
-                reason=RejectReason.SPEC_CONFLICT, field=_spec_difference(registered, submit.spec)
-            )
         wanted: dict[SeriesKey, set[int]] = {}
         for each in submit.wanted:
             for ts in range(each.start_ms, each.end_ms, interval):
