@@ -26,7 +26,9 @@ def part_missing(reason: str) -> None:
 def questdb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuestDBServer]:
     """A server of our own, for the whole run; tests that hurt it take ``mortal_questdb``."""
     try:
-        server = asyncio.run(start(tmp_path_factory.mktemp("questdb")))
+        # Only in its developer's mode does a server suspend a table on request.
+        dev = {"dev.mode.enabled": "true"}
+        server = asyncio.run(start(tmp_path_factory.mktemp("questdb"), settings=dev))
     except PartMissing as missing:
         part_missing(missing.message)
         raise

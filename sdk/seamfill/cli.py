@@ -7,6 +7,8 @@ Must not hold any logic of theirs.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from seamfill.client import CoordinatorClient
 from seamfill.config import SeamlessConfig
 from seamfill.coverage_report import coverage_document, coverage_lines
 from seamfill.errors import InvalidInput
+from seamfill.logs import configure_logging
 from seamfill.presets import Preset, load_presets, load_venues
 from seamfill.protocol.values import SeriesId
 from seamfill.terminal import (
@@ -62,8 +65,12 @@ def main() -> None:
     """Market history without unexplained holes.
 
     Times are ISO 8601 with a zone (2021-04-20T20:40:00Z) or epoch milliseconds; ranges are
-    half-open, [start, end).
+    half-open, [start, end). SEAMFILL_LOG_LEVEL=info shows what happens on the way, on stderr.
     """
+    level = os.environ.get("SEAMFILL_LOG_LEVEL", "").upper()
+    known = logging.getLevelNamesMapping().get(level)
+    # Every error is told in one line anyway; without being asked, logs would only repeat it.
+    configure_logging(level=known if known is not None else logging.CRITICAL + 1)
 
 
 @main.command()

@@ -20,6 +20,7 @@ from seamfill.bars import Bars
 from seamfill.client import FINAL_STATES, CoordinatorClient
 from seamfill.clock import Clock
 from seamfill.connectors import GenRange, StoreReader
+from seamfill.consulting import whole_coverage
 from seamfill.errors import (
     CoordinatorUnavailable,
     OutcomeUnknown,
@@ -136,13 +137,7 @@ class Fetching:
 
     async def _consult(self) -> CoverageAnswer:
         """Ask for the coverage again, within what is left."""
-        asking = self._coordinator.coverage(
-            self._request.series,
-            self._request.start_ms,
-            self._request.end_ms,
-            as_of=self._request.as_of,
-            in_flight=False,
-        )
+        asking = whole_coverage(self._coordinator, self._request)
         budget_ms = self._request.policy.total_deadline_ms
         try:
             self.newest = await self._phase(Phase.TOTAL, budget_ms, asking, grace=True)
@@ -167,7 +162,7 @@ class Fetching:
             case Verdict.COMPLETE | Verdict.PARTIAL:
                 return
             case Verdict.OVER_BUDGET:
-                raise self._exceeded(Phase.BACKFILL_WAIT, request.policy.max_wait_backfill_ms)
+                raise self._exceeded(Phase.BACKFILL_WAIT, self._backfill_budget_ms())
             case Verdict.VIOLATED:
                 raise request.violated(found)
             case Verdict.UNFILLED:
@@ -201,7 +196,7 @@ class Fetching:
         except BudgetSpent:
             self._out_of_time = True
             if not tolerates(self._request.strategy, self._request.policy):
-                raise self._exceeded(Phase.BACKFILL_WAIT, wait_ms) from None
+                raise self._exceeded(Phase.BACKFILL_WAIT, self._backfill_budget_ms()) from None
         except (CoordinatorUnavailable, OutcomeUnknown) as exc:
             self._go_on_without(exc)
             raise
@@ -323,11 +318,15 @@ class Fetching:
             end=int(lost.ends[-1]),
             bars=request.bars(lost.total),
         )
-        # On a sparse series absence says nothing about single bars, so an operator must look.
-        if request.spec.dense and request.strategy is not Strategy.FAIL_FAST:
+        # On a sparse series absence says nothing about single bars, and values of the past can not
+        # be fetched any more: there an operator must look.
+        can_refill = request.spec.dense and request.as_of is None
+        if can_refill and request.strategy is not Strategy.FAIL_FAST:
             waits = request.strategy is not Strategy.PARTIAL_FILL
             wait_ms = min(request.policy.max_wait_backfill_ms, self._left_ms()) if waits else 0
-            await self._backfill(tuple(lost), Redo.MISSING, wait_ms)
+            # A verified bar is only granted again at a new generation (``redo=missing`` reopens
+            # proved gaps), which also keeps what is left of the old rows out of the new ones.
+            await self._backfill(tuple(lost), Redo.RESTATED, wait_ms)
             answer, found, bars, lost = await self._read_verified(await self._consult())
         if len(lost) and not tolerates(request.strategy, request.policy):
             raise request.mismatch(lost)
@@ -414,6 +413,10 @@ class Fetching:
             if budget_ms <= left_ms:
                 raise self._exceeded(phase, budget_ms) from None
             raise self._exceeded(Phase.TOTAL, policy.total_deadline_ms) from None
+
+    def _backfill_budget_ms(self) -> int:
+        policy = self._request.policy
+        return min(policy.max_wait_backfill_ms, policy.total_deadline_ms)
 
     def _exceeded(self, phase: Phase, budget_ms: int) -> SeamlessSLAExceeded:
         error = self._request.exceeded(

@@ -23,6 +23,7 @@ from seamfill.client import FINAL_STATES, CoordinatorClient
 from seamfill.clock import Clock, SystemClock
 from seamfill.config import Profile, SeamlessConfig
 from seamfill.connectors import StoreReader, Venue
+from seamfill.consulting import whole_coverage
 from seamfill.errors import (
     CoordinatorUnavailable,
     InvalidInput,
@@ -194,7 +195,7 @@ class SeamlessDataProvider:
         """
         opened = self._opened()
         preset = opened.presets.preset(series.dataset)
-        _check_symbol(preset, series.symbol)
+        preset.check_symbol(series.symbol)
         start_ms, end_ms = _range(start, end, preset.interval_ms)
         known = await opened.coordinator.coverage(series, start_ms, end_ms, in_flight=False)
         spec = self._spec(opened, preset)
@@ -239,7 +240,7 @@ class SeamlessDataProvider:
         as_of: TimeInput | None,
     ) -> ReadRequest:
         preset = opened.presets.preset(series.dataset)
-        _check_symbol(preset, series.symbol)
+        preset.check_symbol(series.symbol)
         start_ms, end_ms = _range(start, end, preset.interval_ms)
         policy = self._sla or sla_policy(preset.sla_preset)
         if deadline is not None:
@@ -265,13 +266,7 @@ class SeamlessDataProvider:
         serves = serves_without_coordinator(request.strategy)
         # Half of what is left stays for the storage that is served instead.
         budget_ms = min(request.policy.max_wait_storage_ms, left_ms // 2) if serves else left_ms
-        asking = coordinator.coverage(
-            request.series,
-            request.start_ms,
-            request.end_ms,
-            as_of=request.as_of,
-            in_flight=False,
-        )
+        asking = whole_coverage(coordinator, request)
         try:
             return await run_within(self._clock, max(1, budget_ms), asking)
         except CoordinatorUnavailable as exc:
@@ -372,24 +367,6 @@ class SeamlessDataProvider:
                 if last == tries:
                     raise
                 await self._clock.sleep_ms(HEALTH_BACKOFF_MS)
-
-
-def _check_symbol(preset: Preset, symbol: str) -> None:
-    """Refuse a symbol that can not be spelt as its source's registry does."""
-    if preset.backfill.source.startswith("ccxt:") and "/" not in symbol:
-        raise InvalidInput(
-            "symbol",
-            f"{symbol!r} is not spelt as {preset.backfill.source} does: base/quote, like BTC/USDT"
-            f"{_split_hint(symbol)}",
-        )
-
-
-def _split_hint(symbol: str) -> str:
-    for quote in ("USDT", "USDC", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD"):
-        base = symbol.upper().removesuffix(quote)
-        if base and base != symbol.upper():
-            return f"; did you mean {base.rstrip('-_')}/{quote}?"
-    return ""
 
 
 def _range(start: TimeInput, end: TimeInput, interval_ms: int) -> tuple[int, int]:

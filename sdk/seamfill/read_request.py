@@ -144,7 +144,7 @@ class ReadRequest:
         return StoreMismatch(
             f"{self.subject}: {self.bars(lost.total)} verified bars are not in {self.spec.store} as"
             f" they were written, the first from {format_ms(first.start_ms)}. Have them fetched"
-            f" again: {self._create_line(first.start_ms, first.end_ms, Redo.MISSING)}"
+            f" again: {self._create_line(first.start_ms, first.end_ms, Redo.RESTATED)}"
         )
 
     def _create_line(self, start_ms: int, end_ms: int, redo: Redo) -> str:

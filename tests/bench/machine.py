@@ -23,6 +23,7 @@ import sys
 import time
 import tracemalloc
 from collections import deque
+from pathlib import Path
 
 import msgspec
 
@@ -200,7 +201,9 @@ def measure_cycles(seconds: float) -> None:
             cycles += REQUESTS_PER_COMMAND
         rates.append(cycles / spent)
     rates.sort()
-    print(f"acquire + complete cycles per second, with codec: {rates[2]:,.0f} (best {rates[4]:,.0f})")
+    print(
+        f"acquire + complete cycles per second, with codec: {rates[2]:,.0f} (best {rates[4]:,.0f})"
+    )
 
 
 def main() -> None:
@@ -208,7 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each cycle run")
     options = parser.parse_args()
-    print(f"Python {platform.python_version()}, msgspec {msgspec.__version__}, {platform.machine()}")
+    print(
+        f"Python {platform.python_version()}, msgspec {msgspec.__version__}, {platform.machine()}"
+    )
     print(f"{sys.platform}, {_processor()}")
     measure_submit()
     measure_claims()
@@ -217,7 +222,7 @@ def main() -> None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
             names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
     except OSError:
         return platform.processor()

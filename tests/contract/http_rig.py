@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 from jsonschema import Draft202012Validator
+from multidict import CIMultiDict
 
 from seamfill.clock import SystemClock
 from seamfill_coordinator.http.app import NODE, build_app
@@ -101,12 +103,14 @@ class HttpRig:
         headers: Mapping[str, str] | None = None,
     ) -> Got:
         """Send a request, and return the answer after checking it against the document."""
-        data = raw if raw is not None else (None if body is None else json.dumps(body).encode())
+        sending = raw if raw is not None else (None if body is None else json.dumps(body).encode())
+        # aiohttp warns of large bodies that are not streams.
+        data = None if sending is None else io.BytesIO(sending)
         sent = {"Content-Type": "application/json"} if data is not None else {}
         async with self.session.request(
             method, self.url + target, data=data, headers={**sent, **(headers or {})}
         ) as response:
-            got = Got(response.status, dict(response.headers), await response.read())
+            got = Got(response.status, response.headers, await response.read())
         check_answer(self.document, method, target, got)
         return got
 
@@ -130,6 +134,11 @@ class HttpRig:
             delay_ms -= step_ms
             await self.replica.propose(Request(operations=(Barrier(),)), timeout_ms=1_000)
 
+    async def somebody_is_parked(self) -> None:
+        async with asyncio.timeout(5):
+            while not self.service.waiting_room:  # noqa: ASYNC110  # the room has no event for it
+                await asyncio.sleep(0.005)
+
     async def submit(self, start_ms: int = T0, bars: int = 60, **changes: object) -> Got:
         return await self.post("/v1/backfills", backfill(start_ms, bars, **changes))
 
@@ -151,7 +160,7 @@ def field_call(url: str, target: str, body: object) -> Got:
             headers={"Content-Type": "application/json"},
         )
         response = connection.getresponse()
-        return Got(response.status, dict(response.getheaders()), response.read())
+        return Got(response.status, CIMultiDict(response.getheaders()), response.read())
     finally:
         connection.close()
 
@@ -178,13 +187,17 @@ async def serving(
     clock: SteppedClock,
     *,
     limits: ServiceLimits | None = None,
+    port: int = 0,
 ) -> AsyncIterator[HttpRig]:
     """Serve a replica that somebody else starts and stops."""
-    app = build_app(replica=replica, config=facts, clock=clock, limits=limits)
+    public_url = f"http://127.0.0.1:{port}" if port else None
+    app = build_app(
+        replica=replica, config=facts, clock=clock, public_url=public_url, limits=limits
+    )
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         host, port = runner.addresses[0][:2]
         async with aiohttp.ClientSession() as session:
             rig = HttpRig(f"http://{host}:{port}", app, replica, clock, session)
@@ -236,7 +249,7 @@ def check_answer(document: Mapping[str, Any], method: str, target: str, got: Got
     operation = find_operation(document, method, target)
     if operation is None:
         check_schema(document, {"$ref": "#/components/schemas/Problem"}, got.body)
-        assert got.headers["Content-Type"] == "application/problem+json; charset=utf-8"
+        assert got.headers["Content-Type"] == "application/problem+json"
         return
     responses = operation["responses"]
     described = responses.get(str(got.status), responses["default"])

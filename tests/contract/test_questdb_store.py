@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
@@ -158,7 +159,7 @@ async def test_a_flush_whose_leader_is_cancelled_reaches_the_others(store: Quest
     await store.prepare(StoreContract.spec)
     windows = [make_window(f"S{at}", seed=at, bars=1800) for at in range(4)]
     writes = [asyncio.ensure_future(store.write([window])) for window in windows]
-    while not store.flushing:
+    while not store.flushing:  # noqa: ASYNC110  it becomes so within two turns of the loop
         await asyncio.sleep(0)
     writes[0].cancel()
     await asyncio.gather(*writes[1:])
@@ -218,6 +219,39 @@ async def test_a_busy_export_is_replaced_by_the_wire(
     ]
     await asyncio.gather(*(assert_holds(reader, window) for reader in readers))
     await asyncio.gather(*(reader.aclose() for reader in readers))
+
+
+async def test_writes_share_one_connection(address: QuestDBAddress, table_name: str) -> None:
+    """Counted by a door of our own in front of the server."""
+    assert address.http is not None
+    host, port = address.http.host, address.http.port
+    handlers: list[asyncio.Task[None]] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection(host, port)
+        await asyncio.gather(_copy(reader, inner_writer), _copy(inner_reader, writer))
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.ensure_future(forward(reader, writer)))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as door:
+        before = replace(address.http, host="127.0.0.1", port=door.sockets[0].getsockname()[1])
+        store = QuestDBStore(replace(address, http=before), table_name)
+        await store.prepare(StoreContract.spec)
+        for at in range(5):
+            await store.write([make_window(seed=at)])
+        await store.aclose()
+        await asyncio.gather(*handlers)
+    assert len(handlers) == 1
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 async def test_a_suspended_table_is_named_with_the_way_out(
@@ -334,11 +368,11 @@ async def test_a_cancelled_query_on_a_silent_server_returns_at_once(
     await wire.fetch("SELECT 1")
     mortal_questdb.pause()
     began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match="in time"):
+    with pytest.raises(StoreUnavailable, match=r"within 0\.2 s"):
         await wire.fetch("SELECT 2", timeout_s=0.2)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(wire.fetch("SELECT 3"), 0.2)
-    assert time.monotonic() - began < 7
+    assert time.monotonic() - began < 2
     mortal_questdb.resume()
     assert await wire.fetch("SELECT 4") == [(4,)]
     await wire.aclose()

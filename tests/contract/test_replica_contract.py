@@ -14,6 +14,7 @@ from seamfill_coordinator.machine.codec import encode_command
 from seamfill_coordinator.machine.commands import Claim, Command, OpenSession, Request, Stamp
 from seamfill_coordinator.machine.outcomes import Applied, Claimed, Opened, Rejected, Reply
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
+from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import NotLeader, Overloaded, ProposalOutcomeUnknown, Role
 
 # pysyncobj reads its meta file without closing it.
@@ -321,6 +322,21 @@ async def test_poison_bytes_kill_nobody(three: Rig, plan: ClusterPlan, seed: int
     assert plan.fatal == []
 
 
+async def test_a_proposal_does_not_wait_for_the_next_heartbeat(tmp_path: Path) -> None:
+    """In batch mode pysyncobj sends a command with the next heartbeat only."""
+    timing = RaftTiming(
+        heartbeat_ms=300, election_min_ms=1_000, election_max_ms=1_500, leader_fallback_ms=2_000
+    )
+    rig = cluster_rig(ClusterPlan(tmp_path, timing=timing))
+    await rig.start()
+    leader = await rig.leader()
+    proposals = 20
+    async with asyncio.timeout(proposals * timing.heartbeat_ms / 2 / 1000):
+        for n in range(proposals):
+            await leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS)
+    await rig.stop()
+
+
 async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
     """To skip what it does not understand would make its state another one."""
     plan = ClusterPlan(tmp_path)
@@ -334,3 +350,12 @@ async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
     await until(lambda: len({id(exc) for _, exc in plan.fatal}) == 3)
     assert all("machine version 99" in str(exc) for _, exc in plan.fatal)
     await rig.stop()
+
+
+async def test_who_waits_for_a_leader_hears_when_the_node_stops(tmp_path: Path) -> None:
+    rig = cluster_rig(ClusterPlan(tmp_path))
+    await rig.start("n1")
+    waiting = asyncio.create_task(rig.nodes["n1"].wait_for_leader(timeout_ms=PATIENT_MS))
+    await asyncio.sleep(0)
+    await rig.stop()
+    assert await waiting is None

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -144,6 +145,49 @@ async def test_all_killed_nodes_resume_with_everything_acknowledged(
             assert await claim(http, world.urls[leader], key) == 409
 
 
+@pytest.mark.parametrize("pause_s", [1.0, 3.0], ids=["short", "beyond the connection timeout"])
+async def test_a_paused_follower_does_not_depose_the_leader(
+    processes: Processes, tmp_path: Path, pause_s: float
+) -> None:
+    world = World(processes)
+    await world.start_cluster(tmp_path / "cluster")
+    leader = await world.wait_until_ready()
+    before = await cluster_view(world.urls[leader])
+    follower = next(node_id for node_id in world.nodes if node_id != leader)
+    world.nodes[follower].signal(signal.SIGSTOP)
+    await asyncio.sleep(pause_s)
+    world.nodes[follower].signal(signal.SIGCONT)
+    async with asyncio.timeout(PATIENT_S):
+        while True:
+            view = await cluster_view(world.urls[follower])
+            if view is not None and view["ready"]:
+                break
+            await asyncio.sleep(0.02)
+    after = await cluster_view(world.urls[leader])
+    assert before is not None
+    assert after is not None
+    assert after["term"] == before["term"]
+
+
+async def test_a_paused_leader_follows_when_it_wakes(processes: Processes, tmp_path: Path) -> None:
+    world = World(processes)
+    await world.start_cluster(tmp_path / "cluster")
+    old = await world.wait_until_ready()
+    world.nodes[old].signal(signal.SIGSTOP)
+    new, url = await until_leader([u for node_id, u in world.urls.items() if node_id != old])
+    async with client() as http:
+        assert await claim(http, url, "while it slept") == 200
+        world.nodes[old].signal(signal.SIGCONT)
+        # Its connections still stand; what it answers must come from the new leader.
+        assert await claim(http, world.urls[old], "while it slept") == 409
+    async with asyncio.timeout(PATIENT_S):
+        while True:
+            view = await cluster_view(world.urls[old])
+            if view is not None and view["leader"] == new:
+                break
+            await asyncio.sleep(0.02)
+
+
 async def test_dev_says_one_line_and_ends_all_nodes_when_asked(
     processes: Processes, tmp_path: Path
 ) -> None:
@@ -247,6 +291,60 @@ async def test_a_lone_node_drains_on_the_first_signal(processes: Processes, tmp_
     events = [json.loads(line)["event"] for line in node.log.read_text().splitlines()]
     assert "node.draining" in events
     assert events[-1] == "node.stopped"
+
+
+async def test_a_request_that_waits_is_answered_when_its_node_drains(
+    processes: Processes, tmp_path: Path
+) -> None:
+    node = await processes.start("n1", serve_line(tmp_path / "data"))
+    await until_leader([node.ready["url"]])
+    body = {
+        "worker": {"id": "w1", "boot": "b1"},
+        "offers": [{"source": "ccxt:binance"}],
+        "stores": ["parquet:*"],
+        "wait_ms": 30_000,
+    }
+    async with client() as http:
+        waiting = asyncio.create_task(
+            http.post(
+                f"{node.ready['url']}/v1/leases/acquire",
+                json=body,
+                timeout=aiohttp.ClientTimeout(total=PATIENT_S),
+            )
+        )
+        await until_held(node.ready["url"])
+        stopped = asyncio.create_task(node.stop())
+        answer = await waiting
+        assert answer.status in (200, 503)
+        assert (await answer.json())["protocol"] >= 1
+        assert await stopped == 0
+
+
+async def until_held(url: str) -> None:
+    """Wait until the node has worked on a request and answered a later one."""
+    for _ in range(20):
+        assert await cluster_view(url) is not None
+        await asyncio.sleep(0.02)
+
+
+async def test_a_second_signal_stops_at_once(processes: Processes) -> None:
+    stubborn = (
+        "import asyncio\n"
+        "from seamfill_coordinator.app import StopSignal\n"
+        "async def main():\n"
+        "    async with StopSignal() as stop:\n"
+        "        print('{}', flush=True)\n"
+        "        await stop.wait()\n"
+        "        print('draining', flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    process = await processes.start("stubborn", [sys.executable, "-c", stubborn])
+    assert process.process.stdout is not None
+    process.signal(signal.SIGTERM)
+    assert await process.process.stdout.readline() == b"draining\n"
+    process.signal(signal.SIGTERM)
+    assert await process.process.wait() == 128 + signal.SIGTERM
 
 
 def serve_line(data_dir: Path, **replaced: str) -> list[str | Path]:

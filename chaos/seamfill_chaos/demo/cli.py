@@ -22,7 +22,7 @@ INTERRUPTED = 130
 
 
 @click.command()
-@click.option("--bars", default=14_400, show_default=True, type=click.IntRange(2_000, 500_000))
+@click.option("--bars", default=28_800, show_default=True, type=click.IntRange(2_000, 500_000))
 @click.option("--seed", default=7, show_default=True, help="The same seed gives the same bars.")
 @click.option(
     "--delay-ms",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-import numpy as np
+import pandas as pd
 
 from seamfill.bars import VALUE_COLUMNS, Bars
 from seamfill.client import CoordinatorClient
@@ -66,5 +66,6 @@ async def ask_for_history(
 def _bars(result: FetchResult) -> Bars:
     """Turn the frame back into columns, to be digested."""
     frame = result.frame
-    times = frame.index.to_numpy().astype("datetime64[ms]").astype(np.int64)
-    return Bars(ts_ms=times, **{name: frame[name].to_numpy() for name in VALUE_COLUMNS})
+    assert isinstance(frame.index, pd.DatetimeIndex)
+    values = {name: frame[name].to_numpy() for name in VALUE_COLUMNS}
+    return Bars(ts_ms=frame.index.as_unit("ms").asi8, **values)

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from seamfill_chaos.parts import questdb as part
-from seamfill_chaos.parts.maven import PartMissing
+from seamfill_chaos.parts.maven import PartMissing, parts_directory
 
 __all__ = ["parts"]
 
@@ -42,15 +42,14 @@ def fetch_command() -> None:
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Where the server keeps its tables, configuration and log.",
+    help="Where the server keeps its tables, configuration and log.  [default: beside the parts]",
 )
-def run_command(data_dir: Path) -> None:
+def run_command(data_dir: Path | None) -> None:
     """Run a server on free loopback ports until SIGTERM or Ctrl-C.
 
-    The ready line names its addresses; they are what QUESTDB_DSN and QUESTDB_HTTP expect.
+    The ready line carries the two variables that lead workers and readers here.
     """
-    _or_exit(_run(data_dir))
+    _or_exit(_run(data_dir or parts_directory() / "questdb-data"))
 
 
 async def _run(data_dir: Path) -> None:
@@ -59,7 +58,7 @@ async def _run(data_dir: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked_to_stop.set)
     async with part.running(data_dir) as server:
-        ready = {"event": "ready", "pid": server.pid, "dsn": server.dsn, "url": server.http_url}
+        ready = {"event": "ready", "pid": server.pid, "url": server.http_url, **server.environment}
         click.echo(json.dumps(ready))
         sys.stdout.flush()
         while server.running and not asked_to_stop.is_set():

@@ -76,11 +76,20 @@ class Ports:
 class QuestDBServer:
     """One server process on one folder; may be killed, paused and started again at will."""
 
-    def __init__(self, directory: Path, *, jar: Path, java: str, ports: Ports) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        jar: Path,
+        java: str,
+        ports: Ports,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory.absolute()
         self.ports = ports
         self._jar = jar
         self._java = java
+        self._settings = dict(settings or {})
         # A plain Popen: it belongs to no event loop, so one server can outlive the loops of many
         # tests.
         self._process: subprocess.Popen[bytes] | None = None
@@ -187,9 +196,9 @@ class QuestDBServer:
         (self.directory / "tmp").mkdir(exist_ok=True)
         (conf / "log.conf").write_text(_LOG_CONF)
         ports = self.ports
-        (conf / "server.conf").write_text(
-            _SERVER_CONF.format(http=ports.http, pg=ports.pg, health=ports.health)
-        )
+        lines = _SERVER_CONF.format(http=ports.http, pg=ports.pg, health=ports.health)
+        more = "".join(f"{name}={value}\n" for name, value in self._settings.items())
+        (conf / "server.conf").write_text(lines + more)
 
     async def _ready(self) -> None:
         try:
@@ -227,18 +236,20 @@ async def fetch_questdb(environment: Mapping[str, str] = os.environ) -> Path:
         raise PartMissing(f"no QuestDB here: {missing.message}; {WAYS_OUT}") from missing
 
 
-async def start(directory: Path) -> QuestDBServer:
+async def start(directory: Path, *, settings: Mapping[str, str] | None = None) -> QuestDBServer:
     """Start a server on ``directory`` and free ports, and return it when it is ready.
 
-    The caller stops it. Raises ``PartMissing`` when it can not be had, in one line that names the
-    ways out.
+    ``settings`` are further lines of its configuration. The caller stops it. Raises
+    ``PartMissing`` when it can not be had, in one line that names the ways out.
     """
     java = shutil.which("java")
     if java is None:
         raise PartMissing(f"no QuestDB here: Java is not installed; {WAYS_OUT}")
     jar = await fetch_questdb()
     for attempts_left in reversed(range(_PORT_ATTEMPTS)):
-        server = QuestDBServer(directory, jar=jar, java=java, ports=_free_ports())
+        server = QuestDBServer(
+            directory, jar=jar, java=java, ports=_free_ports(), settings=settings
+        )
         try:
             await server.start()
         except PartMissing as missing:

@@ -207,6 +207,19 @@ class Core:
         heard = self._core._SyncObj__raftElectionDeadline >= monotonic()
         return str(leader.id) if heard and self._core.isNodeConnected(leader) else None
 
+    @property
+    def has_caught_up(self) -> bool:
+        """Whether all that a leader of this term said to be committed is applied here."""
+        said: int | None = self._core._SyncObj__transport.leader_commit_index
+        behind = said is None or self.applied_index < said
+        return not behind and self.applied_term == self.term
+
+    @property
+    def is_leader_connected(self) -> bool:
+        """Whether the last known leader is another node with an open connection to us."""
+        leader = self._core._getLeader()
+        return leader is not None and bool(self._core.isNodeConnected(leader))
+
     def peers(self) -> list[tuple[str, bool, int | None]]:
         """Return (node id, connected, match index if we lead) of the others, sorted."""
         match_index = self._core._SyncObj__raftMatchIndex if self.is_leader else {}

@@ -61,6 +61,11 @@ class MemberTransport(TCPTransport):  # type: ignore[misc]  # pysyncobj carries 
         self._greetings: dict[tuple[str, str, str], Member] = {}
         super().__init__(core, me, others)
 
+    @property
+    def leader_commit_index(self) -> int | None:
+        """What a leader last said to be committed; None before the first word."""
+        return self._guard.leader_commit_index
+
     def addNode(self, node: Member) -> None:  # noqa: N802
         self._greetings[self._greeting(node)] = node
         super().addNode(node)

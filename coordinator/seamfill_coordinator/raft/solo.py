@@ -8,18 +8,15 @@ everything when it ends.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from seamfill.clock import Clock, SystemClock
-from seamfill.logs import log_event
-from seamfill_coordinator.machine.codec import apply_encoded
 from seamfill_coordinator.machine.commands import Request
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Reply
 from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
-from seamfill_coordinator.raft.digests import DigestPoints
+from seamfill_coordinator.raft.applying import Applier
 from seamfill_coordinator.raft.reign import Reign, announcement
 from seamfill_coordinator.replication import ReplicaStatus, Role
 
@@ -27,7 +24,6 @@ __all__ = ["SoloReplica"]
 
 _TERM: Final = 1
 _IDLE_TICK_MS: Final = 250
-_log = logging.getLogger("seamfill.coordinator.raft")
 
 
 class SoloReplica:
@@ -46,19 +42,17 @@ class SoloReplica:
         self._cluster_id = cluster_id
         self._node_id = node_id
         self._url = url
-        self._machine = machine if machine is not None else LeaseMachine()
+        self._applier = Applier(machine if machine is not None else LeaseMachine())
         self._clock = clock or SystemClock()
         reign = Reign(term=_TERM, clock=self._clock)
         self._applied_index = 0
         self._ready = False
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._listeners: list[Callable[[Applied], None]] = []
-        self._digests = DigestPoints(self._machine.state_digest)
         self._aggregator = Aggregator(
             launch=self._launch,
             stamp=reign.stamp,
-            machine_version=lambda: self._machine.state.version,
+            machine_version=lambda: self.machine.state.version,
             leader_id=lambda: None,
             limits=limits,
         )
@@ -83,7 +77,7 @@ class SoloReplica:
 
     @property
     def machine(self) -> LeaseMachine:
-        return self._machine
+        return self._applier.machine
 
     async def propose(self, request: Request, *, timeout_ms: int) -> Reply:
         reply = await self._aggregator.submit(request, timeout_ms=timeout_ms)
@@ -94,7 +88,7 @@ class SoloReplica:
         await self._aggregator.submit(None, timeout_ms=timeout_ms)
 
     def on_applied(self, listener: Callable[[Applied], None]) -> None:
-        self._listeners.append(listener)
+        self._applier.add_listener(listener)
 
     async def wait_for_leader(self, *, timeout_ms: int) -> str | None:
         """Return this node's id, or None once it was stopped; there is nothing to wait for."""
@@ -115,7 +109,7 @@ class SoloReplica:
             members=1,
             peers=(),
             journal_bytes=0,
-            digests=self._digests.points(),
+            digests=self._applier.digests.points(),
         )
 
     def _beat(self) -> None:
@@ -129,12 +123,7 @@ class SoloReplica:
     def _apply(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         if not self._running:
             return
-        applied = apply_encoded(self._machine, command)
+        applied = self._applier.apply(self._applied_index + 1, command)
         self._applied_index += 1
-        self._digests.reached(self._applied_index)
-        for listener in self._listeners:
-            try:
-                listener(applied)
-            except Exception as exc:  # as in a cluster, where it would repeat the command
-                log_event(_log, "replica.listener_failed", level=logging.ERROR, exc=exc)
+        self._applier.digests.reached(self._applied_index)
         done(applied)

@@ -125,7 +125,7 @@ class QuestDBReader:
         rows = await self._wire.fetch(
             f"SELECT cast(ts AS LONG) / 1000, gen, {_COLUMNS} FROM {self._table} "
             f"WHERE ts >= %s AND ts < %s AND symbol = %s AND gen IN ({_integers(gens)}) "
-            f"LIMIT {int(limit)}",
+            f"ORDER BY ts LIMIT {int(limit)}",
             (Int8(start_ms * 1000), Int8(end_ms * 1000), symbol),
         )
         # Milliseconds stay far below 2⁵³, so one float array holds all columns exactly.
@@ -142,7 +142,8 @@ class QuestDBReader:
         return await self._export.fetch(
             f"SELECT ts, gen, {_COLUMNS} FROM {self._table} "
             f"WHERE ts >= {int(start_ms) * 1000} AND ts < {int(end_ms) * 1000} "
-            f"AND symbol = '{symbol}' AND gen IN ({_integers(gens)}) LIMIT {int(limit)}"
+            f"AND symbol = '{symbol}' AND gen IN ({_integers(gens)}) "
+            f"ORDER BY ts LIMIT {int(limit)}"
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 from psycopg import AsyncConnection
@@ -51,6 +51,7 @@ class PgWire:
         self._dsn = dsn
         self._free = asyncio.Semaphore(_MAX_CONNECTIONS)
         self._idle: list[_Connection] = []
+        self._closed = False
 
     async def fetch(
         self, query: str, values: Sequence[object] = (), *, timeout_s: float = _QUERY_TIMEOUT_S
@@ -61,58 +62,65 @@ class PgWire:
         ``StoreUnavailable`` when there is no answer in time, ``TableMissing``, or ``StoreRefused``
         with the server's words.
         """
-        async with self._free:
-            if self._idle:
-                # It may have died with an earlier server: then one fresh connection decides.
-                try:
-                    return await self._fetch_on(self._idle.pop(), query, values, timeout_s)
-                except StoreUnavailable:
-                    await self._close_idle()
-            return await self._fetch_on(await self._connect(), query, values, timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s), self._free:
+                return await self._fetch(query, values)
+        except TimeoutError as exc:
+            raise StoreUnavailable(
+                f"QuestDB did not answer a query within {timeout_s:g} s"
+            ) from exc
 
     async def aclose(self) -> None:
         """Close what is idle; a query that still runs closes its own connection."""
+        self._closed = True
         await self._close_idle()
 
+    async def _fetch(self, query: str, values: Sequence[object]) -> list[TupleRow]:
+        if self._idle:
+            # It may have died with an earlier server: then a fresh connection decides.
+            try:
+                return await self._fetch_on(self._idle.pop(), query, values)
+            except StoreUnavailable:
+                await self._close_idle()
+        return await self._fetch_on(await self._connect(), query, values)
+
     async def _fetch_on(
-        self, connection: _Connection, query: str, values: Sequence[object], timeout_s: float
+        self, connection: _Connection, query: str, values: Sequence[object]
     ) -> list[TupleRow]:
         try:
-            async with asyncio.timeout(timeout_s):
-                cursor = connection.cursor(binary=True)
-                # Encoded, because psycopg takes a str only when it is a literal; ours has a table's
-                # name in it, which was checked.
-                await cursor.execute(query.encode(), values or None)
-                rows = await cursor.fetchall() if cursor.description else []
+            cursor = connection.cursor(binary=True)
+            # Encoded, because psycopg takes a str only when it is a literal; ours has a table's
+            # name in it, which was checked.
+            await cursor.execute(query.encode(), values or None)
+            rows = await cursor.fetchall() if cursor.description else []
         except BaseException as exc:
             await connection.close()
-            if isinstance(exc, (psycopg.Error, OSError, TimeoutError)):
-                raise _wrapped(exc, connection) from exc
+            if isinstance(exc, (psycopg.Error, OSError)):
+                raise _wrapped(exc) from exc
             raise
-        self._idle.append(connection)
+        if self._closed:
+            await connection.close()
+        else:
+            self._idle.append(connection)
         return rows
 
     async def _connect(self) -> _Connection:
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                return await _Connection.connect(
-                    self._dsn,
-                    autocommit=True,
-                    prepare_threshold=None,
-                    connect_timeout=_CONNECT_TIMEOUT_S,
-                )
-        except (psycopg.Error, OSError, TimeoutError) as exc:
-            said = str(exc).strip() or f"no answer within {_CONNECT_TIMEOUT_S} s"
-            raise StoreUnavailable(f"QuestDB can not be reached at QUESTDB_DSN: {said}") from exc
+            return await _Connection.connect(
+                self._dsn,
+                autocommit=True,
+                prepare_threshold=None,
+                connect_timeout=_CONNECT_TIMEOUT_S,
+            )
+        except (psycopg.Error, OSError) as exc:
+            raise StoreUnavailable(f"QuestDB can not be reached at QUESTDB_DSN: {exc}") from exc
 
     async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
 
 
-def _wrapped(exc: BaseException, connection: AsyncConnection[Any]) -> StoreError:
-    if isinstance(exc, TimeoutError):
-        return StoreUnavailable("QuestDB did not answer a query in time")
+def _wrapped(exc: psycopg.Error | OSError) -> StoreError:
     said = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
     if "table does not exist" in said:
         return TableMissing(f"QuestDB: {said}")

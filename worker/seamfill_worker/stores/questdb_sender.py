@@ -52,13 +52,15 @@ class QuestDBSender:
             await loop.run_in_executor(self._thread, self._flush, part)
 
     async def aclose(self) -> None:
-        """Close the connection after the flush that is under way, if any."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._hang_up)
+        """Close the connection after the flush that is under way, if any. May be repeated."""
+        if self._sender is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._hang_up)
         self._thread.shutdown(wait=False)
 
     def _flush(self, rows: pd.DataFrame) -> None:
         try:
-            sender = self._sender or self._connect()
+            # Not `or`: a sender's length is what it has buffered, so an idle one is false.
+            sender = self._connect() if self._sender is None else self._sender
             sender.dataframe(rows, table_name=self._table, symbols=["symbol"], at="ts")
             sender.flush(transactional=True)
         except QuestDBError as exc:
@@ -75,6 +77,9 @@ class QuestDBSender:
             self._address.port,
             username=self._address.username,
             password=self._address.password,
+            # Version 2 sends doubles in binary, and needs QuestDB 9.0. Asking the server which
+            # versions it knows would take its own time limit, twice, on one that is silent.
+            protocol_version=2,
             auto_flush=False,
             request_timeout=WRITE_TIMEOUT_MS,
             # Otherwise the limit grows with the size of the request.
