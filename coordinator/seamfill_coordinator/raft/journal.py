@@ -34,8 +34,7 @@ from seamfill.logs import log_event
 from seamfill_coordinator.raft.journal_files import File, Files, OsFiles
 from seamfill_coordinator.raft.journal_format import (
     KINDS,
-    MARK_SLOT_BYTES,
-    MARK_SLOTS,
+    MARK_BYTES,
     BadBytes,
     Entry,
     Group,
@@ -369,7 +368,6 @@ class _Writer:
         self._segments: list[SegmentSummary] = []
         self._end = self._size = self._crc = 0
         self._file: File | None = None
-        self._mark_number = 0
         self.is_closed = False
         self._remove_partial_files()
         if contents is None:
@@ -446,14 +444,13 @@ class _Writer:
     def _create_mark(self) -> File:
         # Before the first segment, so that a segment without a mark is always a loss.
         mark = encode_mark(Mark(segment=0, end=0, crc=0))
-        file = self._create(MARK_NAME, mark, reserve=MARK_SLOTS * MARK_SLOT_BYTES)
+        file = self._create(MARK_NAME, mark, reserve=MARK_BYTES)
         self._files.sync_directory(self._directory.parent)  # where the directory may be new
         return file
 
     def _put_mark(self) -> None:
-        self._mark_number = (self._mark_number + 1) % MARK_SLOTS
         mark = Mark(segment=self._segments[-1].segment, end=self._end, crc=self._crc)
-        self._mark.write(self._mark_number * MARK_SLOT_BYTES, encode_mark(mark))
+        self._mark.write(0, encode_mark(mark))
 
     def _drop_segments_before(self, first: int) -> None:
         while len(self._segments) > 1 and self._segments[1].lowest <= first:

@@ -37,8 +37,7 @@ __all__ = [
     "FORMAT_VERSION",
     "GROUP_BYTES_MAX",
     "KINDS",
-    "MARK_SLOTS",
-    "MARK_SLOT_BYTES",
+    "MARK_BYTES",
     "BadBytes",
     "Entry",
     "EntryKind",
@@ -48,7 +47,7 @@ __all__ = [
     "UnknownVersion",
     "decode_group",
     "decode_header",
-    "decode_marks",
+    "decode_mark",
     "encode_group",
     "encode_header",
     "encode_mark",
@@ -60,8 +59,7 @@ Entry = tuple[bytes, int, int]
 FORMAT_VERSION: Final = 1
 GROUP_BYTES_MAX: Final = 256 << 20
 """Far above what one turn of the loop gathers (some append messages of 4 MiB)."""
-MARK_SLOTS: Final = 16
-MARK_SLOT_BYTES: Final = 32
+MARK_BYTES: Final = 32
 
 
 class EntryKind(IntEnum):
@@ -133,7 +131,7 @@ class Group:
         return max(self.keep + 1, self.first)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
     """Up to where the journal was durable: a segment, and the end of a group in it."""
 
@@ -251,27 +249,24 @@ def _decode_entries(data: bytes, at: int, end: int, count: int, start: int) -> l
 
 
 def encode_mark(mark: Mark) -> bytes:
-    """Return the bytes of one slot."""
+    """Return the bytes of the mark.
+
+    It is overwritten in place and rarely synced. Power loss leaves an older one, never a torn one:
+    it lies in one sector, which a device writes whole. So there is one mark and no fallback to an
+    older: a mark that can not be read is damage, and must not lower the guard for the segments.
+    """
     body = _MARK.pack(0, mark.crc, mark.end, mark.segment, 0)[_CRC.size :]
     return _CRC.pack(crc32(body, _MARK_SEED)) + body
 
 
-def decode_marks(data: bytes) -> Mark | None:
-    """Return the farthest mark of all slots that can be read; None when none can.
-
-    Marks are never synced one by one, so that power loss may tear the newest. Each goes into the
-    next of sixteen slots; a torn one costs itself, and the one before still stands.
-    """
-    farthest: Mark | None = None
-    for offset in range(0, min(len(data), MARK_SLOTS * MARK_SLOT_BYTES), MARK_SLOT_BYTES):
-        slot = data[offset : offset + MARK_SLOT_BYTES]
-        if len(slot) < MARK_SLOT_BYTES:
-            break
-        crc, group_crc, end, segment, zero = _MARK.unpack(slot)
-        if zero == 0 and crc32(slot[_CRC.size :], _MARK_SEED) == crc:
-            mark = Mark(segment=segment, end=end, crc=group_crc)
-            farthest = mark if farthest is None else max(farthest, mark)
-    return farthest
+def decode_mark(data: bytes) -> Mark:
+    """Return the mark. Raises ``BadBytes``."""
+    if len(data) != MARK_BYTES:
+        raise BadBytes(f"{len(data)} bytes; a mark has {MARK_BYTES}")
+    crc, group_crc, end, segment, _ = _MARK.unpack(data)
+    if crc32(data[_CRC.size :], _MARK_SEED) != crc:
+        raise BadBytes("the mark does not match its CRC")
+    return Mark(segment=segment, end=end, crc=group_crc)
 
 
 def _encode_text(text: str) -> bytes:

@@ -30,7 +30,7 @@ from seamfill_coordinator.raft.journal_format import (
     UnknownVersion,
     decode_group,
     decode_header,
-    decode_marks,
+    decode_mark,
 )
 
 __all__ = [
@@ -221,10 +221,10 @@ def replay(
 def _read_mark(names: Sequence[str], read: Callable[[str], bytes], where: str) -> Mark:
     if MARK_NAME not in names:
         raise JournalCorrupt(where + MARK_NAME, 0, "missing")
-    mark = decode_marks(read(MARK_NAME))
-    if mark is None:
-        raise JournalCorrupt(where + MARK_NAME, 0, "none of its slots can be read")
-    return mark
+    try:
+        return decode_mark(read(MARK_NAME))
+    except BadBytes as exc:
+        raise JournalCorrupt(where + MARK_NAME, 0, str(exc)) from exc
 
 
 def _check_segments_are_all_there(segments: list[int], mark: Mark, where: str) -> None:
