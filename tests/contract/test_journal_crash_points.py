@@ -16,6 +16,7 @@ from seamfill_chaos.disk import Fate, SimulatedDisk
 from seamfill_coordinator.raft.journal import DurableJournal
 
 TURNS = 220
+SEGMENT_BYTES = 2048
 COMPACTIONS = (50, 100, 150)
 
 
@@ -55,7 +56,7 @@ class Witness:
     def _restart(self, survived: SimulatedDisk, what: str) -> None:
         self.restarts += 1
         try:
-            journal = journal_on(survived)
+            journal = journal_on(survived, segment_bytes=SEGMENT_BYTES)
         except SeamfillError as exc:
             self.lost.append(f"{what}: {exc}")
             return
@@ -76,16 +77,16 @@ def _goes_on(journal: DurableJournal, disk: SimulatedDisk) -> None:
     assert journal_on(left)[-1] == (b"\0after", index, journal.getCurrentTerm())
 
 
-def run_script(disk: SimulatedDisk, seed: int) -> Witness:
+def run_script(disk: SimulatedDisk, seed: int, *, turns: int = TURNS) -> Witness:
     script, witness = Script(seed), Witness(disk, random.Random(seed))
     disk.on_step = witness
-    journal = journal_on(disk)
+    journal = journal_on(disk, segment_bytes=SEGMENT_BYTES)
     script.start(journal)
-    for turn in range(TURNS):
+    for turn in range(turns):
         script.turn(journal)
         if turn in COMPACTIONS:
             script.compact(journal)
-        if turn == TURNS - 10:
+        if turn == turns - 10:
             script.install(journal)
         witness.in_flight = script.state
         journal.sync()
@@ -108,5 +109,5 @@ def test_nothing_acknowledged_is_lost_at_any_crash_point() -> None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_control_without_fsync_loses(seed: int) -> None:
-    witness = run_script(SimulatedDisk(honours_sync=False), seed)
+    witness = run_script(SimulatedDisk(honours_sync=False), seed, turns=30)
     assert len(witness.lost) > 100
