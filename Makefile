@@ -6,6 +6,8 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Compiling ccxt anew in every worker process would take seconds; keep what is compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup parts demo test check format bench clean
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from seamfill_chaos.demo.cli import demo
 from seamfill_chaos.exchange.cli import exchange
+from seamfill_chaos.parts.cli import parts
 
 
 @click.group()
@@ -13,4 +15,6 @@ def main() -> None:
     """Break things on purpose: a lying exchange, simulated runs, and what checks them."""
 
 
+main.add_command(demo)
 main.add_command(exchange)
+main.add_command(parts)

@@ -92,16 +92,23 @@ async def _serving(config: NodeConfig, listener: socket.socket) -> AsyncIterator
     except OSError as exc:
         raise AddressInUse(f"--peer-listen {config.peer_listen}: {exc}") from exc
     try:
-        app = build_app(replica=replica, config=config, clock=clock)
+        app = build_app(replica=replica, config=config, clock=clock, public_url=url)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S)
-        await runner.setup()
         try:
+            await _set_up(runner, config)
             await web.SockSite(runner, listener, backlog=_BACKLOG).start()
             yield url
         finally:
             await runner.cleanup()
     finally:
         await replica.stop()
+
+
+async def _set_up(runner: web.AppRunner, config: NodeConfig) -> None:
+    try:
+        await runner.setup()
+    except OSError as exc:
+        raise AddressInUse(f"--metrics-listen {config.metrics_listen}: {exc}") from exc
 
 
 def _bound(flag: str, address: Address) -> socket.socket:

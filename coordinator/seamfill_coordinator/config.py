@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from seamfill.errors import InvalidInput
 
-__all__ = ["Address", "NodeConfig", "load_config"]
+__all__ = ["Address", "NodeConfig", "configures_a_node", "load_config"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_PEER_LISTEN: Final = "127.0.0.1:8081"
@@ -80,6 +80,11 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
     Raises ``InvalidInput`` naming the flag.
     """
     return _build(_Sources(flags, environment))
+
+
+def configures_a_node(variable: str) -> bool:
+    """Whether ``load_config`` would read this environment variable."""
+    return variable.startswith(_PREFIX) or variable in _ALIASES.values()
 
 
 class _Sources:

@@ -26,6 +26,7 @@ from typing import Any, Final
 from seamfill.errors import InvalidInput, SeamfillError
 from seamfill.logs import log_event
 from seamfill_coordinator.app import StopSignal
+from seamfill_coordinator.config import configures_a_node
 from seamfill_coordinator.data_dir import DataDirUnusable, DirectoryLock, write_atomically
 from seamfill_coordinator.ports import free_ports
 
@@ -160,6 +161,7 @@ class _Node:
             *self.argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
+            env=_environment(),
             preexec_fn=lambda: _die_with(parent),
             # Ctrl-C in a terminal goes to the whole group: the nodes hear it from us, once.
             start_new_session=True,
@@ -244,6 +246,11 @@ class _Cluster:
         """End everything at once."""
         for node in self._nodes:
             node.signal(signal.SIGKILL)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would configure a node: three nodes can not share one metrics port."""
+    return {name: value for name, value in os.environ.items() if not configures_a_node(name)}
 
 
 def _die_with(parent: int) -> None:

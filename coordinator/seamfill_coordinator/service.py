@@ -143,6 +143,7 @@ class Coordinator:
         self.waiting_room = WaitingRoom(clock=clock, capacity=self.limits.parked_requests)
         self.abandoned_total = 0
         self.given_back_total = 0
+        self.unsettled = 0
         self._gateway = gateway
         self._sessions = NodeSessions()
         self._opening = asyncio.Lock()
@@ -465,13 +466,20 @@ class Coordinator:
         task.add_done_callback(self._reap)
 
     def _spawn_bounded(self, work: Coroutine[None, None, None]) -> None:
-        if len(self._background) > self.limits.abandoned_grants:
+        if self.unsettled >= self.limits.abandoned_grants:
             # Not ideal, but bounded: this grant lives until its ttl ends it.
             work.close()
             log_event(_log, "grant.orphaned", level=logging.WARNING)
             return
         self.abandoned_total += 1
-        self._spawn(work)
+        self._spawn(self._settling(work))
+
+    async def _settling(self, work: Coroutine[None, None, None]) -> None:
+        self.unsettled += 1
+        try:
+            await work
+        finally:
+            self.unsettled -= 1
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)

@@ -34,8 +34,9 @@ _MAX_DIGITS: Final = 15
 class RangeKey:
     """A compatibility key that names a range: half-open ``[start_s, stop_s)`` in epoch seconds.
 
-    The key itself says ``end`` and means it to be inside, so ``stop_s = end + 1``. Two keys exclude
-    each other when their ``namespace`` is the same and their ranges overlap.
+    The key itself names its last bar as ``end``, so ``stop_s = end + interval``: claims of
+    neighbouring bars touch, and together fill the key of both. Two keys exclude each other when
+    their ``namespace`` is the same and their ranges overlap.
     """
 
     node_id: str
@@ -85,7 +86,7 @@ def parse_lease_key(key: str) -> RangeKey | OpaqueKey:
                 node_id=":".join(parts[:at]),
                 interval_s=interval_s,
                 start_s=start_s,
-                stop_s=end_s + 1,
+                stop_s=end_s + interval_s,
                 world=rest[0] if rest else "",
                 as_of=":".join(rest[1:]),
             )

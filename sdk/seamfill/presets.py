@@ -44,6 +44,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 MAX_ENTRIES: Final = 10_000
 FORMAT_VERSION: Final = 1
 SUGGESTIONS: Final = 3
+# Quote currencies that a joined symbol may end in, longest first where one ends another.
+_QUOTES: Final = ("USDT", "USDC", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "USD")
 
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 Ident = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -143,6 +145,16 @@ class Preset:
             dense=venue.dense if self.dense is None else self.dense,
         )
 
+    def check_symbol(self, symbol: str) -> None:
+        """Refuse a symbol that can not be spelt as its source's registry does."""
+        source = self.backfill.source
+        if source.startswith("ccxt:") and "/" not in symbol:
+            raise InvalidInput(
+                "symbol",
+                f"{symbol!r} is not spelt as {source} does: base/quote, like BTC/USDT"
+                f"{_split_hint(symbol)}",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Presets(Mapping[str, Preset]):
@@ -213,6 +225,14 @@ def cautious_venue(source: str) -> Venue:
         settle_ms=60_000,
         max_concurrent=1,
     )
+
+
+def _split_hint(symbol: str) -> str:
+    for quote in _QUOTES:
+        base = symbol.upper().removesuffix(quote)
+        if base and base != symbol.upper():
+            return f"; did you mean {base.rstrip('-_')}/{quote}?"
+    return ""
 
 
 def _preset(name: str, raw: object) -> Preset:

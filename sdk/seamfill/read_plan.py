@@ -226,17 +226,15 @@ def _segment(
     view: CoveredView, start_ms: int, end_ms: int, interval_ms: int, is_dense: bool
 ) -> Segment:
     low, high = max(view.start_ms, start_ms), min(view.end_ms, end_ms)
-    whole = (low, high) == (view.start_ms, view.end_ms)
+    is_whole = (low, high) == (view.start_ms, view.end_ms)
+    digest = view.content_digest if is_whole else None
     # A covered range of a dense series has every bar (holes are gaps, not part of it), so the
-    # number of rows of any part is known. A digest is only known for the whole.
-    rows = view.rows if whole else (high - low) // interval_ms if is_dense else None
-    return Segment(
-        start_ms=low,
-        end_ms=high,
-        gen=view.gen,
-        rows=rows,
-        content_digest=view.content_digest if whole else None,
-    )
+    # number of rows of any part is known. Of a sparse one the count is only known for a range that
+    # was never split, which is one that still has its digest.
+    rows = view.rows if digest is not None else None
+    if is_dense:
+        rows = (high - low) // interval_ms
+    return Segment(start_ms=low, end_ms=high, gen=view.gen, rows=rows, content_digest=digest)
 
 
 def _overlaps(view: CoveredView | GapView | ViolatedView, start_ms: int, end_ms: int) -> bool:

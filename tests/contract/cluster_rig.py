@@ -16,6 +16,7 @@ from typing import Protocol
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 from seamfill_coordinator.raft.solo import SoloReplica
+from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import Replica
 
 ELECTION_LIMIT_S = 10.0
@@ -85,6 +86,7 @@ class ClusterPlan:
     directory: Path
     cluster_id: str = "test-cluster"
     limits: AggregatorLimits = field(default_factory=AggregatorLimits)
+    timing: RaftTiming = field(default_factory=RaftTiming)
     node_ids: tuple[str, ...] = ("n1", "n2", "n3")
     addresses: dict[str, str] = field(default_factory=dict)
     fatal: list[tuple[str, BaseException]] = field(default_factory=list)
@@ -107,6 +109,7 @@ class ClusterPlan:
                 peers={i: address for i, address in self.addresses.items() if i != node_id},
                 data_dir=data_dir,
                 limits=self.limits,
+                timing=self.timing,
             ),
             on_fatal=lambda what, exc: self.fatal.append((what, exc)),
         )

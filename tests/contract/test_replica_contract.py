@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from contract.cluster_rig import ClusterPlan, Rig, cluster_rig, solo_rig, until
-from seamfill_coordinator.machine.commands import Claim, OpenSession, Request
+from seamfill_coordinator.machine.codec import encode_command
+from seamfill_coordinator.machine.commands import Claim, Command, OpenSession, Request, Stamp
 from seamfill_coordinator.machine.outcomes import Applied, Claimed, Opened, Rejected, Reply
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
+from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import NotLeader, Overloaded, ProposalOutcomeUnknown, Role
 
 # pysyncobj reads its meta file without closing it.
@@ -318,3 +320,73 @@ async def test_poison_bytes_kill_nobody(three: Rig, plan: ClusterPlan, seed: int
     await three.all_applied()
     assert len({replica.machine.state_digest() for replica in three.nodes.values()}) == 1
     assert plan.fatal == []
+
+
+async def test_a_proposal_does_not_wait_for_the_next_heartbeat(tmp_path: Path) -> None:
+    """In batch mode pysyncobj sends a command with the next heartbeat only."""
+    timing = RaftTiming(
+        heartbeat_ms=300, election_min_ms=1_000, election_max_ms=1_500, leader_fallback_ms=2_000
+    )
+    rig = cluster_rig(ClusterPlan(tmp_path, timing=timing))
+    await rig.start()
+    leader = await rig.leader()
+    proposals = 20
+    async with asyncio.timeout(proposals * timing.heartbeat_ms / 2 / 1000):
+        for n in range(proposals):
+            await leader.propose(claim(f"key-{n}"), timeout_ms=PATIENT_MS)
+    await rig.stop()
+
+
+SLOW_ELECTIONS = RaftTiming(
+    election_min_ms=2_500, election_max_ms=3_500, connection_timeout_ms=9_000
+)
+
+
+async def test_a_broken_connection_to_the_leader_brings_the_election_forward(
+    tmp_path: Path,
+) -> None:
+    rig = cluster_rig(ClusterPlan(tmp_path, timing=SLOW_ELECTIONS))
+    await rig.start()
+    leader = await rig.leader()
+    await rig.all_applied()
+    await rig.stop(leader.status().node_id)
+    async with asyncio.timeout(SLOW_ELECTIONS.election_min_ms / 1000 * 0.8):
+        await rig.leader()
+    await rig.stop()
+
+
+async def test_a_broken_connection_does_not_depose_a_leader_that_lives(three: Rig) -> None:
+    leader = await three.leader()
+    await three.all_applied()
+    term = leader.status().term
+    connections = leader._core._core._SyncObj__transport._connections  # type: ignore[attr-defined]
+    for round_number in range(5):
+        for connection in list(connections.values()):
+            connection.disconnect()
+        await until(lambda: all(peer.connected for peer in leader.status().peers))
+        await leader.propose(claim(f"key-{round_number}"), timeout_ms=PATIENT_MS)
+    assert leader.status().term == term
+
+
+async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
+    """To skip what it does not understand would make its state another one."""
+    plan = ClusterPlan(tmp_path)
+    rig = cluster_rig(plan)
+    await rig.start()
+    leader = await rig.leader()
+    newer = encode_command(
+        Command(version=99, stamp=Stamp(term=1, reign_ms=0, wall_ms=0), requests=())
+    )
+    leader._core.append(newer, lambda _applied: None)  # type: ignore[attr-defined]  # as above
+    await until(lambda: len({id(exc) for _, exc in plan.fatal}) == 3)
+    assert all("machine version 99" in str(exc) for _, exc in plan.fatal)
+    await rig.stop()
+
+
+async def test_who_waits_for_a_leader_hears_when_the_node_stops(tmp_path: Path) -> None:
+    rig = cluster_rig(ClusterPlan(tmp_path))
+    await rig.start("n1")
+    waiting = asyncio.create_task(rig.nodes["n1"].wait_for_leader(timeout_ms=PATIENT_MS))
+    await asyncio.sleep(0)
+    await rig.stop()
+    assert await waiting is None

@@ -94,7 +94,7 @@ async def start_all(
 async def klines_asked(exchange: Exchange) -> int:
     """Return how many pages of bars the exchange was asked for so far."""
     document = await exchange.look("requests")
-    return int(document["totals"].get("/api/v3/klines", 0))
+    return int(document["paths"]["/api/v3/klines"]["total"])
 
 
 async def assert_everything_is_there(

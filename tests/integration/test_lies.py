@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
 
 from integration import recorded
@@ -19,13 +20,14 @@ from integration.filling import (
     watch_backfill,
 )
 from integration.recorded import DAY_MS, MINUTE_MS
-from seamfill.bars import Bars, content_digest
+from seamfill.bars import VALUE_COLUMNS, Bars, content_digest
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
 
 KLINES: Final = 'path = "/api/v3/klines"'
 
 # Every kind of lie, on some requests; each ends with the truth, because none of them is constant.
+# Cut connections come in runs: the HTTP client under ccxt repeats a single one without a word.
 HARMLESS_IN_THE_END: Final = {
     "status_429": (
         f'kind = "status"\ncode = 429\nheaders = {{ "Retry-After" = "1" }}\n{KLINES}\n'
@@ -37,9 +39,9 @@ HARMLESS_IN_THE_END: Final = {
     "status_503": f'kind = "status"\ncode = 503\n{KLINES}\nevery = 9',
     "html_200": f'kind = "html_200"\n{KLINES}\nevery = 10',
     "truncate": f'kind = "truncate"\n{KLINES}\nevery = 8',
-    "truncate_short": f'kind = "truncate"\nshort = true\n{KLINES}\nevery = 8',
-    "hang": f'kind = "hang"\nseconds = 60\n{KLINES}\nwhen = [4, 11]',
-    "reset": f'kind = "reset"\n{KLINES}\nevery = 6',
+    "truncate_short": f'kind = "truncate"\nshort = true\n{KLINES}\nwhen = [4, 5, 6, 7, 8, 9]',
+    "hang": f'kind = "hang"\nseconds = 60\n{KLINES}\nwhen = [4, 5, 6, 7, 8]',
+    "reset": f'kind = "reset"\n{KLINES}\nwhen = [4, 5, 6, 7, 8, 9]',
     "empty": f'kind = "empty"\n{KLINES}\nevery = 7',
     "empty_list": f'kind = "empty"\nbody = "[]"\n{KLINES}\nwhen = [2, 9, 17]',
     "drop_bars": (
@@ -71,7 +73,7 @@ async def test_a_passing_lie_leaves_exactly_the_truth(
         printed = await watch_backfill(world, created["id"], timeout_s=240)
         assert printed.exit_code == 0, printed.stdout[-800:] + printed.stderr
         await assert_everything_is_there(world, recording, one_store, tmp_path)
-        told = await exchange.look("requests", limit=100_000)
+        told = await exchange.look("requests")
         assert any(request.get("lie") for request in told["requests"]), "the lie was never told"
         if name in LOGGED:
             logs = "".join(worker.log.read_text() for worker in world.workers.values())
@@ -106,21 +108,13 @@ async def test_under_restatement_each_window_is_one_complete_version(
     lies = tmp_path / "lies.toml"
     lies.write_text(f'[[lie]]\nkind = "restate"\n{KLINES}\nfrom_request = 25\nfactor = 1.01\n')
     async with a_world(tmp_path, one_store) as world:
-        exchange = await start_all(
-            world, tmp_path, one_store, exchange_options=["--lies", str(lies)]
-        )
+        await start_all(world, tmp_path, one_store, exchange_options=["--lies", str(lies)])
         created = await create_backfill(
             world, [recording.symbol], recording.start_ms, recording.end_ms, store=one_store
         )
         printed = await watch_backfill(world, created["id"], timeout_s=240)
         assert printed.exit_code == 0, printed.stdout[-800:] + printed.stderr
-        told = await exchange.look(
-            "bars",
-            symbol=recording.file_symbol,
-            start_ms=recording.start_ms,
-            end_ms=recording.end_ms,
-        )
-        new = Bars.from_rows(told["bars"])
+        new = multiplied(recording.bars, 1.01)
         stored = bars_of(one_store.rows(recording.symbol))
         versions = {"old": 0, "new": 0}
         cell_ms = window_bars * MINUTE_MS
@@ -133,6 +127,15 @@ async def test_under_restatement_each_window_is_one_complete_version(
             assert digest in {content_digest(olds), content_digest(news)}, "a mixture"
             versions["new" if digest == content_digest(news) else "old"] += 1
         assert versions["old"] and versions["new"], versions
+
+
+def multiplied(bars: Bars, factor: float) -> Bars:
+    """What the exchange's `restate` lie makes of bars."""
+    columns = {
+        name: np.array([round(float(value) * factor, 8) for value in getattr(bars, name)])
+        for name in VALUE_COLUMNS
+    }
+    return Bars(ts_ms=bars.ts_ms, **columns)
 
 
 async def test_what_can_not_be_proved_is_violated_and_filled_later(

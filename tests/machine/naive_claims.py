@@ -91,20 +91,24 @@ class NaiveClaims:
 
     def complete(self, complete: c.CompleteClaim, clock: int) -> o.Outcome:
         found = self._find(complete.key, complete.token)
-        if found is None:
-            return Rejected(reason=RejectReason.STALE_FENCE)
+        if isinstance(found, Rejected):
+            return found
         self.live.remove(found)
         self.done.append((found.key, clock))
         return o.ClaimFinished(completion_ratio=self.ratio(found.key))
 
     def fail(self, fail: c.FailClaim, clock: int) -> o.Outcome:
         found = self._find(fail.key, fail.token)
-        if found is None:
-            return Rejected(reason=RejectReason.STALE_FENCE)
+        if isinstance(found, Rejected):
+            return found
         self.live.remove(found)
         return o.ClaimFinished(completion_ratio=self.ratio(found.key))
 
-    def _find(self, text: str, token: str) -> NaiveClaim | None:
-        return next(
-            (claim for claim in self.live if claim.text == text and claim.token == token), None
-        )
+    def _find(self, text: str, token: str) -> NaiveClaim | Rejected:
+        """Find the live claim of this key; one with another token means that ours is stale."""
+        live = [claim for claim in self.live if claim.text == text]
+        if not live:
+            return Rejected(reason=RejectReason.NOT_FOUND)
+        if live[0].token != token:
+            return Rejected(reason=RejectReason.STALE_FENCE)
+        return live[0]

@@ -8,15 +8,19 @@ Readings of the design where its text leaves room (each is checked against the m
 
 * A deadline is reached at ``clock_ms == deadline_ms``, the lock-delay ends at
   ``clock_ms == deadline_ms + 5 s``: all ranges are half-open.
-* ``redo=missing`` opens gaps, ``failed`` violated bars, ``restated`` covered bars. ``restated``
-  ends the leases that overlap its *wanted* ranges, because their holders may have read old values.
-* A bar keeps its generation until it is restated; only covered bars take a new one.
+* ``redo=missing`` opens gaps, ``failed`` violated bars and failed redos, at the generation they
+  had. ``restated`` opens every wanted bar inside the listing dates at a new generation, those
+  without a fact too, because their present holder may have read old values; it ends the leases
+  that overlap those bars.
+* ``redo=missing`` of gaps that rest on a listing date forgets the date: it is learnt again.
 * Progress means that a lease completed at least one bar in its life. It sets the count of expiries
   back to zero, and the final Complete of such a lease counts no attempt.
 * A quiet time (5 s after an end of a lease that may leave a write in flight) belongs to the bar,
   not to who wants it: cancelling and submitting again must not shorten it.
-* A bar that no backfill wants any more keeps its facts; its attempts and cursor are forgotten once
-  its quiet time is over.
+* A bar that no backfill wants any more keeps its fact; its attempts, its cursor and a pending redo
+  are forgotten as soon as no lease holds it.
+* A bar that nobody wants can be completed, but never becomes violated.
+* A backfill that asked for a redo ends incomplete where the redo failed, though a fact stands.
 * A fence is alive for a bar while a lease holds it, or while the bar waits since that lease
   expired; every other end kills it. Renew, Fail, Release, Snooze and Revoke need the lease itself.
 
@@ -55,7 +59,6 @@ MAX_EXPIRIES: Final = 20
 BACKOFF_MS: Final = (1_000, 2_000, 4_000, 8_000)
 SESSION_IDLE_MS: Final = 600_000
 SESSION_SPAN: Final = 256
-REFUSED_BY_SESSION: Final = RejectReason.SESSION_UNKNOWN
 
 SeriesKey = tuple[str, str]
 """(dataset, symbol)."""
@@ -132,14 +135,16 @@ class Bar:
         ]
         return before[-1] if before else gens[0]
 
-    def violate(self, reason: str, rev: int) -> None:
+    def violate(self, reason: str, rev: int, *, told: bool) -> None:
         """End without success; a redo leaves the older fact in place and is marked."""
-        if self.redo:
+        if not told:
+            self.forget_task()
+        elif self.redo:
             self.redo = False
             self.redo_failed = reason
             self.forget_task()
         else:
-            self.set_fact(Fact(Kind.VIOLATED, rev, reason=reason))
+            self.set_fact(Fact(Kind.VIOLATED, rev, gen=self.gen, reason=reason))
 
 
 @dataclass
@@ -183,6 +188,7 @@ class Backfill:
     window_bars: int
     priority: int
     deadline: int | None
+    redo: Redo | None
     plan: o.Accepted
     state: str = "active"
 
@@ -242,7 +248,7 @@ class NaiveModel:
         self.sessions: dict[int, Session] = {}
         self.paused_sources: set[str] = set()
         self.breakers: dict[str, int] = {}
-        self.completions: dict[tuple[object, ...], int] = {}
+        self.completions: dict[tuple[object, ...], tuple[str, int]] = {}
         self.claims = NaiveClaims()
         self.expired_count = 0
         self.used_clients: set[int] = set()
@@ -276,29 +282,36 @@ class NaiveModel:
     def _expire_lease(self, lease: Lease) -> None:
         self.expired_count += 1
         expiries = (0 if lease.progress else lease.expiries) + 1
-        for bar in self._held(lease):
+        held = self._held(lease)
+        for bar in held:
             self._wait(lease, bar, not_before=self.clock)
             bar.expiries = expiries
             bar.late_fence = lease.fence
-            if expiries >= MAX_EXPIRIES:
-                bar.violate("lease_expired", self.rev)
+        if expiries >= MAX_EXPIRIES:
+            self._violate(lease, held, "lease_expired")
         del self.leases[lease.fence]
 
     def _request(self, request: c.Request) -> o.Reply:
         if request.client == c.NO_CLIENT:
             return self._operations(request)
         session = self.sessions.get(request.client)
-        if session is not None:
-            session.last_heard = self.clock
-            session.low = max(session.low, request.low)
-            for sequence in [s for s in session.outcomes if s < session.low]:
-                del session.outcomes[sequence]
-        if session is None or request.sequence < session.low:
-            refusal = Rejected(reason=REFUSED_BY_SESSION)
-            return o.Reply(outcomes=(refusal,) * len(request.operations), rev=self.rev)
-        if request.sequence >= session.low + SESSION_SPAN:
-            refusal = Rejected(reason=RejectReason.INVALID)
-            return o.Reply(outcomes=(refusal,) * len(request.operations), rev=self.rev)
+        refusal: RejectReason | None = None
+        if session is None:
+            refusal = RejectReason.SESSION_UNKNOWN
+        elif not 0 <= request.low <= request.sequence:
+            refusal = RejectReason.INVALID
+        elif request.sequence < session.low:
+            refusal = RejectReason.SESSION_UNKNOWN
+        elif request.sequence >= max(session.low, request.low) + SESSION_SPAN:
+            refusal = RejectReason.INVALID
+        if session is None or refusal is not None:
+            assert refusal is not None
+            no = Rejected(reason=refusal)
+            return o.Reply(outcomes=(no,) * len(request.operations), rev=self.rev)
+        session.last_heard = self.clock
+        session.low = max(session.low, request.low)
+        for sequence in [s for s in session.outcomes if s < session.low]:
+            del session.outcomes[sequence]
         if request.sequence in session.outcomes:
             outcomes, rev = session.outcomes[request.sequence]
             return o.Reply(outcomes=outcomes, rev=rev, repeated=True)
@@ -376,12 +389,13 @@ class NaiveModel:
         for key, series in self.series.items():
             wanted = self.wanted_bars(key)
             for ts, bar in series.bars.items():
-                if ts in wanted and bar.fact is None and bar.holder is None:
+                if ts in wanted and bar.unfinished and bar.holder is None:
                     reason = series.outside(ts)
                     if reason is not None:
-                        bar.set_fact(Fact(Kind.GAP, self.rev, reason=reason.value))
-                if bar.waiting and ts not in wanted:
+                        bar.set_fact(Fact(Kind.GAP, self.rev, gen=bar.gen, reason=reason.value))
+                if bar.holder is None and ts not in wanted:
                     bar.forget_task()
+                    bar.redo = False
         for backfill in self.backfills.values():
             if backfill.state in ("active", "paused"):
                 self._finish(backfill)
@@ -402,7 +416,11 @@ class NaiveModel:
         bars = self.bars_of(backfill)
         if any(bar.unfinished for bar in bars):
             return
-        failed = any(bar.fact is not None and bar.fact.kind is Kind.VIOLATED for bar in bars)
+        failed = any(
+            (bar.fact is not None and bar.fact.kind is Kind.VIOLATED)
+            or (backfill.redo is not None and bar.redo_failed is not None)
+            for bar in bars
+        )
         backfill.state = "incomplete" if failed else "complete"
 
     # ------------------------------------------------------------------ backfills
@@ -435,7 +453,7 @@ class NaiveModel:
         backfill = Backfill(
             id=backfill_id, sequence=self.rev, request=requested, spec=submit.spec,
             dataset=submit.dataset, wanted=wanted, window_bars=submit.window_bars,
-            priority=submit.priority, deadline=submit.deadline_ms,
+            priority=submit.priority, deadline=submit.deadline_ms, redo=submit.redo,
             plan=self._plan(submit, backfill_id, wanted),
         )  # fmt: skip
         if submit.dry_run:
@@ -464,15 +482,13 @@ class NaiveModel:
         kinds: list[Kind | None] = []
         cells: set[tuple[SeriesKey, int]] = set()
         cell_ms = submit.window_bars * submit.spec.interval_ms
-        redone = _REDONE_BY[submit.redo]
         for key, all_ts in wanted.items():
             series = self.series.get(key, Series())
             for ts in all_ts:
                 bar = series.bars.get(ts, Bar())
                 kinds.append(None if bar.fact is None else bar.fact.kind)
-                to_do = bar.unfinished or _is_redone(bar, redone)
-                listed = series.outside(ts) is None or bar.holder is not None
-                if to_do and listed:
+                to_do = bar.unfinished or _is_redone(series, ts, bar, submit.redo)
+                if to_do and series.outside(ts) is None:
                     cells.add((key, ts // cell_ms))
         every_ts = [ts for all_ts in wanted.values() for ts in all_ts]
         requested_start = min(each.start_ms for each in submit.wanted)
@@ -494,21 +510,28 @@ class NaiveModel:
 
     def _redo(self, key: SeriesKey, all_ts: set[int], redo: Redo | None) -> None:
         series = self.series[key]
+        chosen = [ts for ts in sorted(all_ts) if _is_redone(series, ts, series.bars[ts], redo)]
         if redo is Redo.RESTATED:
             for lease in list(self.leases.values()):
-                span = range(lease.start, lease.end)
                 if lease.series == key and any(
-                    ts in span and series.bars[ts].holder == lease.fence for ts in all_ts
+                    series.bars[ts].holder == lease.fence for ts in chosen
                 ):
                     self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS)
-        chosen = [series.bars[ts] for ts in all_ts if _is_redone(series.bars[ts], _REDONE_BY[redo])]
-        if redo is Redo.RESTATED and chosen:
-            series.highest_gen += 1
-        for bar in chosen:
-            bar.redo = True
-            bar.redo_failed = None
+            if chosen:
+                series.highest_gen += 1
+        for ts in chosen:
+            bar = series.bars[ts]
             if redo is Redo.RESTATED:
                 bar.gen = series.highest_gen
+            elif bar.fact is not None and bar.redo_failed is None:
+                bar.gen = bar.fact.gen
+            if redo is Redo.MISSING and bar.fact is not None:
+                if bar.fact.reason == GapReason.NOT_LISTED:
+                    series.listed_from = None
+                if bar.fact.reason == GapReason.DELISTED:
+                    series.delisted_at = None
+            bar.redo = bar.fact is not None
+            bar.redo_failed = None
 
     def _move(self, backfill_id: str, allowed: set[str], to: str) -> o.Outcome:
         backfill = self.backfills.get(backfill_id)
@@ -647,6 +670,17 @@ class NaiveModel:
         bar.cursor = lease.cursor
         bar.not_before = not_before
 
+    def _violate(self, lease: Lease, bars: list[Bar], reason: str) -> None:
+        """End bars without success; nobody is told about those that nobody wants any more."""
+        series = self.series[lease.series]
+        told = {
+            id(series.bars[ts])
+            for ts in self.wanted_bars(lease.series)
+            if series.outside(ts) is None
+        }
+        for bar in bars:
+            bar.violate(reason, self.rev, told=id(bar) in told)
+
     def _end(self, lease: Lease, *, delay: int, quiet: int, attempts: int | None = None) -> None:
         """End a lease for good: what it still holds waits, and its fence is dead."""
         if attempts is not None:
@@ -722,9 +756,10 @@ class NaiveModel:
             return self._stale(fail.lease)
         attempts = lease.attempts + 1
         if not fail.retryable or attempts >= MAX_ATTEMPTS:
-            for bar in self._held(lease):
+            held = self._held(lease)
+            for bar in held:
                 bar.quiet_until = self.clock + LOCK_DELAY_MS
-                bar.violate(fail.code, self.rev)
+            self._violate(lease, held, fail.code)
             del self.leases[lease.fence]
             return o.Violated(reason=fail.code)
         delay = max(BACKOFF_MS[attempts - 1], fail.delay_ms, LOCK_DELAY_MS)
@@ -748,17 +783,19 @@ class NaiveModel:
         if not self._well_formed(complete):
             return Rejected(reason=RejectReason.INVALID)
         self._heed(complete.usage)
-        results = [_result_identity(ref, each) for each in _results(complete)]
-        if results and all(result in self.completions for result in results):
-            return o.Already(coverage_rev=max(self.completions[result] for result in results))
-        if any(result[:-1] in self._completed_ranges() for result in results):
+        results = {_result_range(ref, each): each for each in _results(complete)}
+        known = {place: self.completions[place] for place in results if place in self.completions}
+        if any(content != _content(results[place]) for place, (content, _) in known.items()):
             return Rejected(reason=RejectReason.RESULT_CONFLICT)
+        if results and len(known) == len(results):
+            return o.Already(coverage_rev=max(rev for _, rev in known.values()))
+        fresh = {place: each for place, each in results.items() if place not in known}
         lease = self._find(ref)
         bars = self.series[key].bars
         interval = self.datasets[key[0]].interval_ms
         facts = {
             ts: self._result(each, bars[ts])
-            for each in _results(complete)
+            for each in fresh.values()
             for ts in range(each.start_ms, each.end_ms, interval)
         }  # fmt: skip
         late = self._late(ref)
@@ -769,18 +806,14 @@ class NaiveModel:
         self._learn_listing(complete)
         for ts, fact in facts.items():
             bars[ts].set_fact(fact)
-        for result in results:
-            self.completions[result] = self.rev
+        for place, each in fresh.items():
+            self.completions[place] = (_content(each), self.rev)
         return self._close(complete, lease, progressed=bool(facts))
-
-    def _completed_ranges(self) -> set[tuple[object, ...]]:
-        """The completions without what was said about them: another content is a conflict."""
-        return {identity[:-1] for identity in self.completions}
 
     def _result(self, each: CoveredRange | GapRange, bar: Bar) -> Fact:
         if isinstance(each, CoveredRange):
             return Fact(Kind.COVERED, self.rev, gen=bar.gen, source=each)
-        return Fact(Kind.GAP, self.rev, reason=each.reason.value)
+        return Fact(Kind.GAP, self.rev, gen=bar.gen, reason=each.reason.value)
 
     def _close(self, complete: c.Complete, lease: Lease | None, *, progressed: bool) -> o.Outcome:
         """Keep the rest under the same fence, or give it back."""
@@ -796,12 +829,19 @@ class NaiveModel:
         if not rest:
             del self.leases[lease.fence]
         elif complete.final:
-            attempts = lease.attempts + (0 if lease.progress else 1)
-            self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS, attempts=attempts)
-            if attempts >= MAX_ATTEMPTS:
-                for bar in rest:
-                    bar.violate("no_progress", self.rev)
+            self._close_with_rest(lease, rest)
         return o.Completed(coverage_rev=self.rev, remaining=bool(rest) and not complete.final)
+
+    def _close_with_rest(self, lease: Lease, rest: list[Bar]) -> None:
+        """What a final Complete left over waits; without any progress this was an attempt."""
+        if lease.progress:
+            self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS)
+            return
+        attempts = lease.attempts + 1
+        delay = max(LOCK_DELAY_MS, BACKOFF_MS[min(attempts, len(BACKOFF_MS)) - 1])
+        self._end(lease, delay=delay, quiet=LOCK_DELAY_MS, attempts=attempts)
+        if attempts >= MAX_ATTEMPTS:
+            self._violate(lease, rest, "no_progress")
 
     def _well_formed(self, complete: c.Complete) -> bool:
         ref = complete.lease
@@ -848,30 +888,30 @@ class NaiveModel:
             series.delisted_at = complete.delisted_at.at_ms
 
 
-_REDONE_BY: Final[dict[Redo | None, Kind | None]] = {
-    None: None,
-    Redo.MISSING: Kind.GAP,
-    Redo.FAILED: Kind.VIOLATED,
-    Redo.RESTATED: Kind.COVERED,
-}
-
-
-def _is_redone(bar: Bar, redone: Kind | None) -> bool:
+def _is_redone(series: Series, ts: int, bar: Bar, redo: Redo | None) -> bool:
     """Say whether a Submit opens this bar again; ``no_right_neighbour`` needs no asking."""
-    if bar.fact is None:
+    if redo is Redo.RESTATED:
+        return series.outside(ts) is None
+    if bar.fact is None or bar.redo:
         return False
-    if bar.fact.kind is Kind.VIOLATED and bar.fact.reason == "no_right_neighbour":
+    kind, reason = bar.fact.kind, bar.fact.reason
+    if redo is Redo.FAILED and bar.redo_failed is not None:
         return True
-    return bar.fact.kind is redone
+    if kind is Kind.VIOLATED and (redo is Redo.FAILED or reason == "no_right_neighbour"):
+        return True
+    return redo is Redo.MISSING and kind is Kind.GAP
 
 
 def _results(complete: c.Complete) -> list[CoveredRange | GapRange]:
     return [*complete.covered, *complete.gaps]
 
 
-def _result_identity(ref: LeaseRef, each: CoveredRange | GapRange) -> tuple[object, ...]:
-    what = each.content_digest if isinstance(each, CoveredRange) else each.reason
-    return (ref.series, ref.fence, each.start_ms, each.end_ms, what)
+def _result_range(ref: LeaseRef, each: CoveredRange | GapRange) -> tuple[object, ...]:
+    return (ref.series, ref.fence, each.start_ms, each.end_ms)
+
+
+def _content(each: CoveredRange | GapRange) -> str:
+    return each.content_digest if isinstance(each, CoveredRange) else each.reason.value
 
 
 def _spec_difference(known: DatasetSpec, other: DatasetSpec) -> str:

@@ -397,11 +397,12 @@ def _acquire(words: Words) -> c.Acquire:
 def _complete(ref: LeaseRef, grant: o.Grant, words: Words) -> c.Complete:
     interval = grant.spec.interval_ms
     flavour = words.named.get("content", f"gen {grant.gen}")
+    rows = words.number("rows", -1)
     listed, delisted = words.number("listed_from", -1), words.number("delisted_at", -1)
     return c.Complete(
         lease=ref,
         covered=tuple(
-            covered(grant.symbol, start * interval, end * interval, grant.spec, flavour)
+            covered(grant.symbol, start * interval, end * interval, grant.spec, flavour, rows)
             for start, end, reason in words.ranges
             if reason is None
         ),

@@ -26,6 +26,7 @@ from seamfill_chaos.live.command import run_command
 from seamfill_chaos.live.processes import Processes
 from seamfill_chaos.live.world import Exchange, World, cluster_view
 from seamfill_chaos.parts import questdb
+from seamfill_chaos.parts.maven import PartMissing
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -67,13 +68,15 @@ class Story:
 
 async def run_demo(options: DemoOptions, screen: Screen) -> bool:
     """Run the whole story; return whether the verdict is good."""
-    async with _store(options, screen) as (store, environment):
-        async with Processes(options.directory / "logs") as processes:
-            world = World(processes, environment=environment)
-            exchange = await _start(options, screen, world, store)
-            async with CoordinatorClient(world.coordinator_urls) as client:
-                story = Story(screen, world, client)
-                return await _tell(story, exchange, store, environment)
+    async with (
+        _store(options, screen) as (store, environment),
+        Processes(options.directory / "logs") as processes,
+    ):
+        world = World(processes, environment=environment)
+        exchange = await _start(options, screen, world, store)
+        async with CoordinatorClient(world.coordinator_urls) as client:
+            story = Story(screen, world, client)
+            return await _tell(story, exchange, store, environment)
 
 
 @contextlib.asynccontextmanager
@@ -88,7 +91,7 @@ async def _store(
         return
     try:
         server = await questdb.start(options.directory / "questdb")
-    except SeamfillError as missing:
+    except PartMissing as missing:
         screen.say(f"store: Parquet on this disk. {missing.message}", style="yellow")
         yield parquet, {}
         return
@@ -198,7 +201,7 @@ async def _kill(story: Story) -> None:
 
 
 async def _until_share(story: Story, share: float) -> None:
-    while story.share < share:
+    while story.share < share:  # noqa: ASYNC110  # a picture to look at, not an event to await
         await asyncio.sleep(0.1)
 
 

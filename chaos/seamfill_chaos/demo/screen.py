@@ -38,10 +38,11 @@ class SeriesProgress:
 
 def progress_of(answer: CoverageAnswer, interval_ms: int, *, width: int) -> SeriesProgress:
     """Reduce a coverage answer to a line."""
-    known = [*answer.covered, *answer.gaps]
+    done_ms = sum(part.end_ms - part.start_ms for part in answer.covered)
+    done_ms += sum(part.end_ms - part.start_ms for part in answer.gaps)
     return SeriesProgress(
         symbol=answer.series.symbol,
-        bars_done=sum(part.end_ms - part.start_ms for part in known) // interval_ms,
+        bars_done=done_ms // interval_ms,
         bars_wanted=(answer.end_ms - answer.start_ms) // interval_ms,
         strip=coverage_strip(answer, width=width),
     )

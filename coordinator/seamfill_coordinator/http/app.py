@@ -14,6 +14,7 @@ import logging
 import re
 import uuid
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -104,12 +105,16 @@ def _add_routes(app: web.Application, node: Node) -> None:
         app.router.add_route(endpoint.method, endpoint.path, handler)
         if endpoint.path.startswith("/v1/leases"):
             app.router.add_route(endpoint.method, ALIAS_PREFIX + endpoint.path, handler)
-    document = msgspec.json.encode(openapi_document(ENDPOINTS))
 
     async def openapi(request: web.Request) -> web.Response:
-        return web.Response(body=document, content_type="application/json")
+        return web.Response(body=_document(), content_type="application/json")
 
     app.router.add_get("/openapi.json", openapi)
+
+
+@cache
+def _document() -> bytes:
+    return msgspec.json.encode(openapi_document(ENDPOINTS))
 
 
 # ── Life ─────────────────────────────────────────────────────────────────────────────────────────
@@ -208,8 +213,6 @@ async def _deliver(
     if mutation.undo is None:
         return response
     try:
-        if incoming.is_client_gone():
-            raise ConnectionResetError("the client has gone")
         await response.prepare(request)
         await response.write_eof()
     except (ConnectionResetError, asyncio.CancelledError) as gone:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from msgspec import Meta
-from seamfill.lease_key import NATIVE_PREFIX, rejoin
 
 from seamfill.errors import InvalidInput
+from seamfill.lease_key import NATIVE_PREFIX, rejoin
 from seamfill.protocol.compat import (
     ClaimAnswer,
     ClaimLease,
@@ -139,8 +139,8 @@ def _finish_answer(incoming: Incoming, reply: Reply, machine: LeaseMachine) -> A
 
 
 def _inspect_view(incoming: Incoming, machine: LeaseMachine) -> Answer:
-    asked = incoming.query or incoming.body
-    assert isinstance(asked, InspectRequest)
+    by_get = isinstance(incoming.query, InspectRequest)
+    asked = incoming.query_as(InspectRequest) if by_get else incoming.body_as(InspectRequest)
     return Answer(
         status=200, body=views.inspect(machine, asked.key, wall_ms=incoming.arrived_wall_ms)
     )

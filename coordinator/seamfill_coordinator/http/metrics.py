@@ -16,9 +16,9 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
-from seamfill.lease_key import OpaqueKey, RangeKey, parse_lease_key
 
 from seamfill import __version__
+from seamfill.lease_key import OpaqueKey, RangeKey, parse_lease_key
 from seamfill_coordinator.calls import Incoming
 from seamfill_coordinator.http.endpoints import Node
 from seamfill_coordinator.machine import views
@@ -30,7 +30,6 @@ __all__ = ["METRICS_CONTENT_TYPE", "Metrics", "metrics_text"]
 
 METRICS_CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MAX_LEASE_SERIES: Final = 1_000
-_EXPIRY_REASONS: Final = frozenset({"ttl", "worker_replaced", "claim_ttl"})
 _BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0)
 
 
@@ -98,9 +97,9 @@ class Metrics:
                 case "claim.granted":
                     self._granted.labels("compatibility").inc()
                 case "lease.expired":
-                    self._expired.labels(_expiry_reason(event, "ttl")).inc()
+                    self._expired.labels("ttl").inc()
                 case "claim.expired":
-                    self._expired.labels(_expiry_reason(event, "claim_ttl")).inc()
+                    self._expired.labels("claim_ttl").inc()
                 case "lease.completed":
                     self._completed.inc()
                 case "lease.stale":
@@ -112,11 +111,6 @@ class Metrics:
 def _counts(service: Coordinator) -> bool:
     status = service.replica.status()
     return status.role is Role.LEADER and status.ready
-
-
-def _expiry_reason(event: Event, otherwise: str) -> str:
-    reason = dict(event.facts).get("reason")
-    return reason if isinstance(reason, str) and reason in _EXPIRY_REASONS else otherwise
 
 
 class _State(Collector):
@@ -172,7 +166,7 @@ class _State(Collector):
             backfills.add_metric((state,), getattr(totals, state))
         yield backfills
         bars = GaugeMetricFamily(
-            "coordinator_backfill_bars", "Bars of known backfills.", labels=("fact",)
+            "coordinator_backfill_bars", "Bars of unfinished backfills.", labels=("fact",)
         )
         for fact in ("wanted", "verified", "gap", "violated"):
             bars.add_metric((fact,), getattr(totals, f"bars_{fact}"))

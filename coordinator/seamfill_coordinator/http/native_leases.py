@@ -32,11 +32,13 @@ from seamfill_coordinator.machine.outcomes import (
     Requeued,
     Violated,
 )
+from seamfill_coordinator.machine.work_hint import may_grant
 from seamfill_coordinator.problems import unexpected
 
 __all__ = ["ACQUIRE", "COMPLETE", "FAIL", "RELEASE", "RENEW", "REVOKE", "SNOOZE", "renew_after_ms"]
 
 _LEAST_WAIT_MS: Final = 20
+_LOOK_AGAIN_MS: Final = 1_000
 
 
 def renew_after_ms(ttl_ms: int) -> int:
@@ -104,11 +106,13 @@ def _acquire_hold(incoming: Incoming, answer: Answer, waited_ms: int) -> int | N
 
 
 def _acquire_ripe(incoming: Incoming, machine: LeaseMachine, waited_ms: int) -> int | None:
-    left_ms = incoming.body_as(wire.AcquireRequest).wait_ms - waited_ms
+    body = incoming.body_as(wire.AcquireRequest)
+    left_ms = body.wait_ms - waited_ms
     due_ms = views.next_due_ms(machine)
-    if left_ms <= 0 or due_ms == 0:
+    if left_ms <= 0 or due_ms == 0 or may_grant(machine, body.offers, body.stores):
         return None
-    return left_ms if due_ms is None else min(max(due_ms, _LEAST_WAIT_MS), left_ms)
+    # Looking again is cheap, and not everything that helps is an event (a breaker that closes).
+    return max(_LEAST_WAIT_MS, min(left_ms, _LOOK_AGAIN_MS if due_ms is None else due_ms))
 
 
 def _acquire_undo(incoming: Incoming, answer: Answer) -> Undo | None:

@@ -21,24 +21,29 @@ __all__ = ["available_weight", "budget_wait_ms", "note_usage", "offered", "spend
 
 TOKENS_PER_WEIGHT: Final = 60_000
 BURST_PART: Final = 6
+MAX_WEIGHT_PER_MINUTE: Final = 10_000_000
 MAX_PENALTY_MS: Final = 86_400_000
 DEFAULT_PENALTY_MS: Final = {429: 10_000, 418: 120_000}
 
 
-def offered(state: State, offer: SourceOffer) -> SourceRow | None:
-    """Return the row of an offered source, adopting the offer's budget; None at the table's cap."""
+def offered(state: State, offer: SourceOffer) -> SourceRow:
+    """Return the row of an offered source, adopting the offer's budget.
+
+    The caller has made sure that the table has room.
+    """
     row = state.sources.get(offer.source)
     if row is None:
-        if len(state.sources) >= state.limits.sources:
-            return None
         row = SourceRow(name=offer.source)
         state.sources[offer.source] = row
+        state.match_epoch += 1
         touch(state, row)
-    if row.weight_per_minute != offer.weight_per_minute:
+    weight = clamp(offer.weight_per_minute, 0, MAX_WEIGHT_PER_MINUTE)
+    if row.weight_per_minute != weight:
         was_unlimited = row.weight_per_minute == 0
-        row.weight_per_minute = clamp(offer.weight_per_minute, 0, 10_000_000)
+        row.weight_per_minute = weight
         row.tokens = _bucket(row) if was_unlimited else min(row.tokens, _bucket(row))
         row.refilled_ms = state.clock_ms
+        state.match_epoch += 1
         touch(state, row)
     return row
 

@@ -6,8 +6,11 @@ of completions that recognises a repetition. One step: either everything in it c
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from typing import Final
+
+import msgspec
 
 from seamfill.protocol.values import GapReason, LeaseRef, ListingDate
 from seamfill_coordinator.machine.budgets import note_usage
@@ -21,7 +24,7 @@ from seamfill_coordinator.machine.ending import (
     give_up_rest,
     stale,
 )
-from seamfill_coordinator.machine.facts import put_fact
+from seamfill_coordinator.machine.facts import count_covered, note_change, put_fact
 from seamfill_coordinator.machine.model import (
     FOREVER_MS,
     Completion,
@@ -66,11 +69,16 @@ def complete(state: State, op: Complete) -> Outcome:
     )
     if series is None:
         return stale(state, ref)
+    if lease is not None and len(op.covered) == 1 and not op.gaps:
+        outcome = _complete_whole(state, op, lease)
+        if outcome is not None:
+            return outcome
     gen = lease.gen if lease is not None else former_gen(series, ref)
     items = _read(series, op, gen if gen is not None else 0)
     if type(items) is Rejected:
         return items
     assert type(items) is list
+    note_usage(state, op.usage)
     done = state.completed.get(ref.fence)
     if done:
         fresh = _not_repeated(done, items)
@@ -78,9 +86,7 @@ def complete(state: State, op: Complete) -> Outcome:
             return fresh
         assert type(fresh) is list
         if not fresh and items:
-            repeated = done[-1].rev
-            if lease is None or not op.final:
-                return Already(coverage_rev=repeated)
+            return Already(coverage_rev=_newest(done, items))
         items = fresh
     if lease is None and (gen is None or not _holds_all_expired(series, ref, items)):
         return stale(state, ref)
@@ -89,8 +95,52 @@ def complete(state: State, op: Complete) -> Outcome:
     problem = _check_listing(series, op, items) or _check_fragments(state, series, items)
     if problem is not None:
         return problem
-    note_usage(state, op.usage)
     return _apply(state, op, series, lease, items)
+
+
+def _complete_whole(state: State, op: Complete, lease: Lease) -> Completed | None:
+    """Accept one covered range that is the whole lease, of bars never done before.
+
+    Nearly every Complete is this; it does in one go what the general way does, to the same end.
+    None, and nothing done, when the case is not as plain as that.
+    """
+    series = lease.series
+    done = op.covered[0]
+    start, end = lease.start_ms, lease.end_ms
+    if (
+        done.start_ms != start
+        or done.end_ms != end
+        or lease.left_ms != end - start
+        or series.redo.starts
+        or series.redo_failed.starts
+        or (series.listed_from or series.delisted_at or op.listed_from or op.delisted_at)
+    ):
+        return None
+    bars = (end - start) // series.interval_ms
+    if done.rows != bars and (series.dataset.spec.dense or not 0 <= done.rows <= bars):
+        return None
+    content_digest = _digest(done.content_digest)
+    facts, tasks = series.facts, series.tasks
+    at = bisect_right(facts.ends, start)
+    if content_digest is None or (at < len(facts.starts) and facts.starts[at] < end):
+        return None
+    if len(facts.starts) >= state.limits.fragments_per_series:
+        return None
+    if op.usage:
+        note_usage(state, op.usage)
+    tasks.drop(bisect_left(tasks.starts, start))
+    facts.place(at, start, end, Covered(lease.gen, done.rows, content_digest))
+    count_covered(state, series, start, end)
+    note_change(state, series)
+    _remember(state, lease.fence, start, end, done.content_digest)
+    _tell(state, op, 1)
+    worker = lease.worker
+    worker.seen_ms = state.clock_ms
+    worker.completed_total += 1
+    if not worker.is_dirty:
+        touch(state, worker)
+    drop_lease(state, lease)
+    return Completed(coverage_rev=state.rev, remaining=False)
 
 
 def _apply(
@@ -106,9 +156,9 @@ def _apply(
         _remember(state, op.lease.fence, start, end, content)
     if op.listed_from is not None or op.delisted_at is not None:
         _learn_listing(state, series, op)
-    _tell(state, op, items)
+    _tell(state, op, len(items))
     if lease is None:
-        _note_late_progress(state, series, op.lease, has_progress=bool(items))
+        _settle_late(state, series, op, has_progress=bool(items))
         return Completed(coverage_rev=state.rev, remaining=False)
     worker = lease.worker
     worker.seen_ms = state.clock_ms
@@ -215,6 +265,11 @@ def _not_repeated(done: list[Completion], items: list[Item]) -> list[Item] | Rej
     return fresh
 
 
+def _newest(done: list[Completion], items: list[Item]) -> int:
+    ranges = {(start, end) for start, end, _, _ in items}
+    return max(row.rev for row in done if (row.start_ms, row.end_ms) in ranges)
+
+
 def _holds_all(series: Series, lease: Lease, items: list[Item]) -> bool:
     if lease.left_ms == lease.end_ms - lease.start_ms:
         return True
@@ -299,8 +354,7 @@ def _learn_listing(state: State, series: Series, op: Complete) -> None:
     """Keep the dates; unleased bars outside become gaps now, leased ones when their lease ends."""
     series.listed_from = series.listed_from or op.listed_from
     series.delisted_at = series.delisted_at or op.delisted_at
-    series.coverage_rev = state.rev
-    touch(state, series)
+    note_change(state, series)
     apply_listing(state, series)
 
 
@@ -312,7 +366,8 @@ def _remember(state: State, fence: int, start: int, end: int, content: str) -> N
         state.completed[fence] = [row]
     else:
         known.append(row)
-    touch(state, row)
+    row.is_dirty = True
+    state.dirty.append(row)
     while len(state.completions) > state.limits.completions:
         oldest = state.completions.popleft()
         rows = state.completed[oldest.fence]
@@ -322,23 +377,24 @@ def _remember(state: State, fence: int, start: int, end: int, content: str) -> N
         forget(state, oldest)
 
 
-def _note_late_progress(state: State, series: Series, ref: LeaseRef, *, has_progress: bool) -> None:
-    """Forgive the rest of an expired lease its expiries when its holder made progress after all."""
-    if not has_progress:
-        return
-    for s, e, task in series.tasks.within(ref.start_ms, ref.end_ms):
-        if type(task) is Waiting and _is_former(task, ref) and task.expiries:
-            forgiven = Waiting(
-                task.attempts, 0, task.not_before_ms, task.cursor_ms, task.fence,
-                task.lease_start_ms, task.lease_end_ms, task.lease_gen, task.worker, True,
-                task.note,
-            )  # fmt: skip
-            put_waiting(state, series, s, e, forgiven)
-
-
-def _tell(state: State, op: Complete, items: list[Item]) -> None:
+def _settle_late(state: State, series: Series, op: Complete, *, has_progress: bool) -> None:
+    """Deal with what a late Complete leaves over: progress forgives the expiries, and a final one
+    was the last word under its fence."""
     ref = op.lease
-    rows = sum(done.rows for done in op.covered)
+    for s, e, task in series.tasks.within(ref.start_ms, ref.end_ms):
+        if type(task) is Waiting and _is_former(task, ref):
+            settled = msgspec.structs.replace(
+                task,
+                expiries=0 if has_progress else task.expiries,
+                expired=task.expired and not op.final,
+            )
+            if settled != task:
+                put_waiting(state, series, s, e, settled)
+
+
+def _tell(state: State, op: Complete, ranges: int) -> None:
+    ref = op.lease
+    rows = sum([done.rows for done in op.covered])
     emit(
         state,
         "lease.completed",
@@ -349,7 +405,7 @@ def _tell(state: State, op: Complete, items: list[Item]) -> None:
             ("end_ms", ref.end_ms),
             ("fence", ref.fence),
             ("rows", rows),
-            ("ranges", len(items)),
+            ("ranges", ranges),
         ),
     )
 

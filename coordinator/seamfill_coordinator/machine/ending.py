@@ -30,6 +30,7 @@ from seamfill_coordinator.machine.tasks import (
     clear_tasks,
     drop_lease,
     held,
+    keep_quiet,
     put_waiting,
     requeue,
 )
@@ -39,12 +40,14 @@ __all__ = [
     "MAX_ATTEMPTS",
     "MAX_EXPIRIES",
     "backoff_ms",
+    "end_fence",
     "end_for_redo",
     "end_worker_leases",
     "expire",
     "fail",
     "find",
     "give_back",
+    "give_up_rest",
     "release",
     "revoke",
     "snooze",
@@ -95,10 +98,10 @@ def stale(state: State, ref: LeaseRef) -> Rejected:
 
 def fail(state: State, op: Fail) -> Outcome:
     """Count an attempt: wait with backoff, or give up when it can not be retried again."""
+    note_usage(state, op.usage)
     lease = find(state, op.lease)
     if lease is None:
         return stale(state, op.lease)
-    note_usage(state, op.usage)
     lease.worker.failed_total += 1
     _seen(state, lease)
     code = shorten(op.code, 64) or "failed"
@@ -106,6 +109,7 @@ def fail(state: State, op: Fail) -> Outcome:
     if not op.retryable or attempts >= MAX_ATTEMPTS:
         spans = held(lease)
         _end(state, lease, "lease.failed", code)
+        keep_quiet(state, lease.series, spans, LOCK_DELAY_MS)
         _give_up(state, lease, spans, code, shorten(op.detail, 500))
         return Violated(reason=code)
     delay_ms = max(backoff_ms(attempts), clamp(op.delay_ms, 0, MAX_DELAY_MS))
@@ -126,10 +130,10 @@ def release(state: State, op: Release) -> Outcome:
 
 def snooze(state: State, op: Snooze) -> Outcome:
     """Give the rest back until later."""
+    note_usage(state, op.usage)
     lease = find(state, op.lease)
     if lease is None:
         return stale(state, op.lease)
-    note_usage(state, op.usage)
     _seen(state, lease)
     delay_ms = clamp(op.delay_ms, LOCK_DELAY_MS, MAX_DELAY_MS)
     note = shorten(op.why, 64) or "snoozed"
@@ -178,7 +182,7 @@ def end_for_redo(state: State, series: Series, start: int, end: int) -> None:
         if type(task) is Lease and not task.is_gone:
             give_back(state, task, name="lease.restated", note="restated", delay_ms=LOCK_DELAY_MS)
         elif type(task) is Waiting and task.expired:
-            _end_fence(state, series, task)
+            end_fence(state, series, task)
 
 
 def give_back(
@@ -190,9 +194,11 @@ def give_back(
     delay_ms: int,
     attempts: int | None = None,
 ) -> None:
-    """End a lease and let what it still holds wait ``delay_ms``."""
+    """End a lease and let what it still holds wait ``delay_ms``; 0 vouches for no late write."""
     spans = held(lease)
     _end(state, lease, name, note)
+    if delay_ms:
+        keep_quiet(state, lease.series, spans, LOCK_DELAY_MS)
     waiting = Waiting(
         lease.attempts if attempts is None else attempts,
         lease.expiries,
@@ -259,6 +265,7 @@ def give_up_rest(state: State, lease: Lease, code: str) -> None:
     """End a lease and make what it still holds violated."""
     spans = held(lease)
     _end(state, lease, "lease.failed", code)
+    keep_quiet(state, lease.series, spans, LOCK_DELAY_MS)
     _give_up(state, lease, spans, code, "")
 
 
@@ -280,11 +287,11 @@ def _give_up(
                 violate(state, series, s, e, Violation(lease.gen, code, detail))
 
 
-def _end_fence(state: State, series: Series, ended: Waiting) -> None:
+def end_fence(state: State, series: Series, ended: Waiting) -> None:
     """Refuse late Completes of an expired lease from now on, for all that is left of it."""
     replacement = Waiting(
         ended.attempts, ended.expiries, ended.not_before_ms, ended.cursor_ms, ended.fence,
-        ended.lease_start_ms, ended.lease_end_ms, ended.lease_gen, ended.worker, False, "restated",
+        ended.lease_start_ms, ended.lease_end_ms, ended.lease_gen, ended.worker, False, ended.note,
     )  # fmt: skip
     for s, e, task in series.tasks.within(ended.lease_start_ms, ended.lease_end_ms):
         if type(task) is Waiting and task.fence == ended.fence:

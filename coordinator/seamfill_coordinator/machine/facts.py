@@ -24,6 +24,8 @@ from seamfill_coordinator.machine.tables import forget, touch
 
 __all__ = [
     "bars_within",
+    "count_covered",
+    "note_change",
     "order_again",
     "outside_listing",
     "put_fact",
@@ -55,7 +57,18 @@ def put_fact(state: State, series: Series, start: int, end: int, fact: Fact) -> 
         series.facts.put(start, end, fact)
     else:
         _replace(state, series, start, end, fact)
-    series.coverage_rev = state.rev
+    note_change(state, series)
+
+
+def note_change(state: State, series: Series) -> None:
+    """Give the series a new ``coverage_rev``, once per operation or expiry round.
+
+    It is the operation's rev, but for expiries, which raise no rev: they count up from the last
+    one, since caches must never take two states of the facts for one.
+    """
+    if series.changed_in != state.step:
+        series.changed_in = state.step
+        series.coverage_rev = max(state.rev, series.coverage_rev + 1)
     if not series.is_dirty:
         touch(state, series)
 
@@ -76,8 +89,7 @@ def violate(state: State, series: Series, start: int, end: int, violation: Viola
             _count(state, series, a, b, was_open=True, old=fact.kind, new=fact.kind)
             series.redo.clear(a, b)
             series.redo_failed.put(a, b, violation)
-            series.coverage_rev = state.rev
-            touch(state, series)
+            note_change(state, series)
 
 
 def order_again(state: State, series: Series, start: int, end: int, gen: int) -> None:
@@ -197,6 +209,11 @@ def _gap_pieces(series: Series, start: int, end: int) -> int:
     return sum(1 for _, _, fact in series.facts.overlapping(start, end) if type(fact) is Gap)
 
 
+def count_covered(state: State, series: Series, start: int, end: int) -> None:
+    """Count fresh bars that are covered for the first time."""
+    _count(state, series, start, end, was_open=True, old=None, new=0)
+
+
 def _count(
     state: State,
     series: Series,
@@ -209,7 +226,11 @@ def _count(
 ) -> None:
     """Move the bars of [start, end) from their old count to the new one, in every backfill."""
     for want in series.wants.values():
-        n = bars_within(want.ranges, start, end, series.interval_ms)
+        ranges = want.ranges
+        if len(ranges) == 1 and ranges[0][0] <= start and end <= ranges[0][1]:
+            n = (end - start) // series.interval_ms
+        else:
+            n = bars_within(ranges, start, end, series.interval_ms)
         if not n:
             continue
         backfill = want.backfill

@@ -6,6 +6,7 @@ and the reason when there is none. Must not know in which order windows come (``
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from heapq import heappush
 from typing import Final
 
@@ -18,6 +19,9 @@ from seamfill_coordinator.machine.model import (
     FOREVER_MS,
     BackfillState,
     Lease,
+    Match,
+    OfferGroup,
+    Series,
     SourceRow,
     State,
     Waiting,
@@ -57,6 +61,7 @@ MIN_TTL_MS: Final = 10_000
 MAX_TTL_MS: Final = 600_000
 MAX_WINDOWS: Final = 256
 MAX_OFFERS: Final = 64
+MAX_WEIGHT: Final = 1_000_000
 DEAD_BOOTS: Final = 16
 """How many replaced nonces of a worker id stay refused. A process that was replaced sixteen times
 over and still runs would be taken for a new one; its leases are fenced all the same."""
@@ -67,34 +72,40 @@ LONGEST_RETRY_MS: Final = 5_000
 
 def acquire(state: State, op: Acquire) -> Outcome:
     """Grant up to ``max_windows`` of the best eligible windows that this worker can do."""
-    problem = _check(state, op)
-    if problem is not None:
-        return problem
-    worker = _register(state, op)
-    if type(worker) is Rejected:
-        return worker
-    assert type(worker) is Worker
+    if not 1 <= op.max_windows <= MAX_WINDOWS:
+        return invalid("max_windows", f"must be 1 to {MAX_WINDOWS}")
+    match = state.matches.get(op.worker.id)
+    if (
+        match is None
+        or match.epoch != state.match_epoch
+        or match.worker.boot != op.worker.boot
+        or match.offers != op.offers
+        or match.stores != op.stores
+    ):
+        found = _check(state, op) or _match(state, op)
+        if type(found) is Rejected:
+            return found
+        assert type(found) is Match
+        match = found
+    worker = match.worker
+    if worker.seen_ms != state.clock_ms:
+        worker.seen_ms = state.clock_ms
+        state.workers.move_to_end(worker.id)
+    if not worker.is_dirty:
+        touch(state, worker)
     if worker.is_draining:
         return Nothing(retry_after_ms=LONGEST_RETRY_MS, why="draining")
-    rows: dict[str, SourceRow] = {}
-    costs: dict[str, tuple[int, int]] = {}
-    for offer in op.offers:
-        row = offered(state, offer)
-        if row is None:
-            return refused(RejectReason.LIMIT_EXCEEDED, "too many sources are known")
-        rows[offer.source] = row
-        costs[offer.source] = (max(1, offer.page_bars), max(0, offer.page_weight))
-    return _grant_best(state, op, worker, rows, costs)
+    return _grant_best(state, op, match)
 
 
 def renew(state: State, op: Renew) -> Outcome:
     """Extend a live lease, keep its cursor, and say what its holder should do."""
+    note_usage(state, op.usage)
     lease = find(state, op.lease)
     if lease is None:
         return _expired_or_stale(state, op)
     if lease.deadline_ms <= state.clock_ms:
         return Rejected(reason=RejectReason.EXPIRED, detail="the lease has expired")
-    note_usage(state, op.usage)
     ttl_ms = clamp(op.ttl_ms, MIN_TTL_MS, MAX_TTL_MS)
     # A renewal with a shorter ttl never takes away what was promised before.
     lease.deadline_ms = max(lease.deadline_ms, state.clock_ms + ttl_ms)
@@ -125,8 +136,6 @@ def _check(state: State, op: Acquire) -> Rejected | None:
             return invalid("worker.id", "must be 1-200 characters, no control characters or '|'")
         if not is_name(op.worker.boot):
             return invalid("worker.boot", "must be 1-200 characters, no control characters or '|'")
-    if not 1 <= op.max_windows <= MAX_WINDOWS:
-        return invalid("max_windows", f"must be 1 to {MAX_WINDOWS}")
     if not 1 <= len(op.offers) <= MAX_OFFERS:
         return invalid("offers", f"must hold 1 to {MAX_OFFERS}")
     if not 1 <= len(op.stores) <= MAX_OFFERS:
@@ -142,14 +151,43 @@ def _check(state: State, op: Acquire) -> Rejected | None:
     return None
 
 
+def _match(state: State, op: Acquire) -> Match | Rejected:
+    """Register the worker and what it offers; remember what that comes to."""
+    sources = {offer.source for offer in op.offers}
+    if len(state.sources) + len(sources - state.sources.keys()) > state.limits.sources:
+        return refused(RejectReason.LIMIT_EXCEEDED, "too many sources are known")
+    worker = _register(state, op)
+    if type(worker) is Rejected:
+        return worker
+    assert type(worker) is Worker
+    offers = {offer.source: offer for offer in op.offers}
+    rows = {name: offered(state, offer) for name, offer in offers.items()}
+    groups = tuple(
+        OfferGroup(
+            group,
+            rows[group[0]],
+            max(1, offers[group[0]].page_bars),
+            clamp(offers[group[0]].page_weight, 0, MAX_WEIGHT),
+        )
+        for group in state.active_groups
+        if group[0] in rows and _writes(op.stores, group[1])
+    )
+    match = Match(state.match_epoch, worker, op.offers, op.stores, groups)
+    if len(state.matches) > 2 * len(state.workers):
+        state.matches.clear()
+    state.matches[worker.id] = match
+    return match
+
+
 def _register(state: State, op: Acquire) -> Worker | Rejected:
     """Return the worker's row; a new boot nonce takes the id over, an old one is told to go."""
     worker = state.workers.get(op.worker.id)
     if worker is None:
         if len(state.workers) >= state.limits.workers and not _drop_idle(state):
             return refused(RejectReason.LIMIT_EXCEEDED, "too many workers hold leases")
-        worker = Worker(id=op.worker.id, boot=op.worker.boot)
+        worker = Worker(id=op.worker.id, boot=op.worker.boot, seen_ms=state.clock_ms)
         state.workers[worker.id] = worker
+        state.match_epoch += 1
     elif worker.boot != op.worker.boot:
         if op.worker.boot in worker.dead_boots:
             return refused(RejectReason.WORKER_REPLACED, "a newer process has this worker's id")
@@ -157,12 +195,8 @@ def _register(state: State, op: Acquire) -> Worker | Rejected:
         worker.dead_boots = [*worker.dead_boots, worker.boot][-DEAD_BOOTS:]
         worker.boot = op.worker.boot
         worker.is_draining = False
-        emit(state, "worker.replaced", (("worker", worker.id), ("boot", worker.boot)))
-    if worker.seen_ms != state.clock_ms:
-        worker.seen_ms = state.clock_ms
-        state.workers.move_to_end(worker.id)
-    if not worker.is_dirty:
         touch(state, worker)
+        emit(state, "worker.replaced", (("worker", worker.id), ("boot", worker.boot)))
     return worker
 
 
@@ -171,55 +205,50 @@ def _drop_idle(state: State) -> bool:
     for worker in state.workers.values():
         if not worker.leases:
             del state.workers[worker.id]
+            state.match_epoch += 1
             forget(state, worker)
             return True
     return False
 
 
-def _grant_best(
-    state: State,
-    op: Acquire,
-    worker: Worker,
-    rows: dict[str, SourceRow],
-    costs: dict[str, tuple[int, int]],
-) -> Outcome:
+def _grant_best(state: State, op: Acquire, match: Match) -> Outcome:
     clock_ms = state.clock_ms
+    ready = state.ready
     why, wait_ms = "", LONGEST_RETRY_MS
     usable = [
         group
-        for group, ready in state.ready.items()
-        if ready
-        and group[0] in rows
-        and _wait_for_source_ms(state, rows[group[0]]) == 0
-        and _writes(op.stores, group[1])
+        for group in match.groups
+        if ready.get(group.key)
+        and not group.source.is_paused
+        and group.source.breaker_until_ms <= clock_ms
     ]
     ttl_ms = clamp(op.ttl_ms, MIN_TTL_MS, MAX_TTL_MS)
     grants: list[Grant] = []
     while usable and len(grants) < op.max_windows:
         best = usable[0]
         if len(usable) > 1:
-            best = min(usable, key=lambda group: state.ready[group][0][0])
-        backfill = state.ready[best][0][1]
+            best = min(usable, key=lambda group: ready[group.key][0][0])
+        backfill = ready[best.key][0][1]
         candidate = next_candidate(backfill, clock_ms)
         if candidate is None:
             drop_ready(state, backfill)
-            if not state.ready[best]:
+            if not ready[best.key]:
                 usable.remove(best)
             continue
         if len(state.leases) >= state.limits.leases or state.waiting_count >= state.limits.waiting:
             why = "lease_limit"
             break
-        row = rows[best[0]]
-        page_bars, page_weight = costs[best[0]]
-        bars = (candidate.end_ms - candidate.start_ms) // candidate.want.series.interval_ms
-        weight = -(-bars // page_bars) * page_weight if row.weight_per_minute else 0
-        budget_ms = budget_wait_ms(state, row, weight)
-        if budget_ms:
-            why, wait_ms = "source_budget", min(wait_ms, budget_ms)
-            usable = [group for group in usable if group[0] != best[0]]
-            continue
-        spend(state, row, weight)
-        grants.append(_grant(state, worker, candidate, ttl_ms, weight))
+        weight = 0
+        if best.source.weight_per_minute:
+            bars = (candidate.end_ms - candidate.start_ms) // candidate.want.series.interval_ms
+            weight = -(-bars // best.page_bars) * best.page_weight
+            budget_ms = budget_wait_ms(state, best.source, weight)
+            if budget_ms:
+                why, wait_ms = "source_budget", min(wait_ms, budget_ms)
+                usable = [group for group in usable if group.source is not best.source]
+                continue
+            spend(state, best.source, weight)
+        grants.append(_grant(state, match.worker, candidate, ttl_ms, weight))
     if grants:
         return Granted(grants=tuple(grants))
     return _nothing(state, op, why, wait_ms)
@@ -237,6 +266,7 @@ def _writes(stores: tuple[str, ...], store: str) -> bool:
 def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weight: int) -> Grant:
     want, start, end, gen, waiting = candidate
     series = want.series
+    expiries = _take_waiting(state, series, start, end) if series.tasks.touches(start, end) else 0
     state.fence += 1
     fence = state.fence
     deadline_ms = state.clock_ms + ttl_ms
@@ -250,18 +280,18 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
         deadline_ms=deadline_ms,
         cursor_ms=None if waiting is None else waiting.cursor_ms,
         attempts=0 if waiting is None else waiting.attempts,
-        expiries=0 if waiting is None else waiting.expiries,
+        expiries=expiries,
         left_ms=end - start,
     )
-    if waiting is not None:
-        _take_waiting(state, lease)
-    series.tasks.put(start, end, lease)
+    tasks = series.tasks
+    tasks.place(bisect_left(tasks.starts, start), start, end, lease)
     advance(candidate)
     state.leases[fence] = lease
     worker.leases[fence] = lease
     heappush(state.deadlines, (deadline_ms, fence))
     state.counters.granted += 1
-    touch(state, lease)
+    lease.is_dirty = True
+    state.dirty.append(lease)
     if not series.is_dirty:
         touch(state, series)
     spec = series.dataset.spec
@@ -295,12 +325,13 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
     )
 
 
-def _take_waiting(state: State, lease: Lease) -> None:
-    """Remove the due waiting parts under a new lease; a mere expiry before makes it a regrant."""
-    pieces = lease.series.tasks.overlapping(lease.start_ms, lease.end_ms)
-    if any(type(task) is Waiting and task.note == "expired" for _, _, task in pieces):
+def _take_waiting(state: State, series: Series, start: int, end: int) -> int:
+    """Remove the due waiting parts under a new lease; return the most expiries among them."""
+    pieces = [task for _, _, task in series.tasks.overlapping(start, end) if type(task) is Waiting]
+    if any(task.expired for task in pieces):
         state.counters.regranted += 1
-    clear_tasks(state, lease.series, lease.start_ms, lease.end_ms)
+    clear_tasks(state, series, start, end)
+    return max((task.expiries for task in pieces), default=0)
 
 
 def _nothing(state: State, op: Acquire, why: str, wait_ms: int) -> Nothing:

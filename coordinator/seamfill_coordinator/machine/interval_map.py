@@ -99,7 +99,10 @@ class IntervalMap(Generic[V]):
 
     def put(self, start: int, end: int, value: V) -> None:
         """Give [start, end) a value, replacing what was there, joining with its neighbours."""
-        i = self._carve(start, end)
+        self.place(self._carve(start, end), start, end, value)
+
+    def place(self, i: int, start: int, end: int, value: V) -> None:
+        """Put a piece where nothing is; ``i`` is the number of pieces before ``start``."""
         starts, ends, values = self.starts, self.ends, self.values
         join = self._join
         if join is not None:
@@ -119,6 +122,10 @@ class IntervalMap(Generic[V]):
         starts.insert(i, start)
         ends.insert(i, end)
         values.insert(i, value)
+
+    def drop(self, i: int) -> None:
+        """Remove the piece with this index."""
+        del self.starts[i], self.ends[i], self.values[i]
 
     def load(self, pieces: list[Piece[V]]) -> None:
         """Take over pieces that another map had, exactly, without joining (restore)."""

@@ -82,6 +82,7 @@ class LeaseMachine:
             return Applied(replies=tuple(_refuse(state, r, unfit) for r in command.requests))
         state.new_events = []
         _advance_clock(state, command.stamp)
+        state.step += 1
         ending.expire(state)
         claims.expire_claims(state)
         sessions.expire_sessions(state)
@@ -142,9 +143,10 @@ def _apply_request(state: State, request: Request) -> Reply:
 def _apply_operations(state: State, request: Request) -> Reply:
     if len(request.operations) > MAX_OPERATIONS:
         return _refuse(state, request, refused(RejectReason.LIMIT_EXCEEDED, "too many operations"))
-    outcomes = []
+    outcomes: list[Outcome] = []
     for operation in request.operations:
         state.rev += 1
+        state.step += 1
         outcomes.append(_HANDLERS[type(operation)](state, operation))
         if state.finishing:
             finishing.finish_pending(state)

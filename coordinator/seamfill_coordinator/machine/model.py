@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from msgspec import Struct, field
 
-from seamfill.protocol.values import DatasetSpec, GapReason, ListingDate, Receipt, Redo
+from seamfill.protocol.values import DatasetSpec, GapReason, ListingDate, Receipt, Redo, SourceOffer
 from seamfill_coordinator.machine.commands import Limits
 from seamfill_coordinator.machine.interval_map import IntervalMap, join_equal
 from seamfill_coordinator.machine.outcomes import Accepted, Event
@@ -33,8 +33,10 @@ __all__ = [
     "Fact",
     "Gap",
     "Lease",
+    "Match",
     "Member",
     "Namespace",
+    "OfferGroup",
     "Restatement",
     "Row",
     "Series",
@@ -192,8 +194,12 @@ class Series(Row, eq=False, kw_only=True):
     tasks: IntervalMap[Lease | Waiting] = field(default_factory=_tasks)
     redo: IntervalMap[int] = field(default_factory=_gens)
     redo_failed: IntervalMap[Violation] = field(default_factory=_marks)
+    quiet: IntervalMap[int] = field(default_factory=_gens)
+    """Range → lease clock until which nobody gets it: a former holder's write may still land. It
+    belongs to the bars, not to who wants them: neither a cancel nor a retry shortens it."""
     # caches
     interval_ms: int
+    changed_in: int = 0
     wants: dict[int, Want] = field(default_factory=dict)
     """Backfill sequence → what that unfinished backfill wants here."""
 
@@ -286,6 +292,26 @@ class Worker(Row, eq=False, kw_only=True):
     failed_total: int = 0
     # caches
     leases: dict[int, Lease] = field(default_factory=dict)
+
+
+class OfferGroup(Struct, frozen=True):
+    """A (source, store) that a worker serves and an active backfill wants, with its prices."""
+
+    key: tuple[str, str]
+    source: SourceRow
+    page_bars: int
+    page_weight: int
+
+
+class Match(Struct, frozen=True):
+    """What a worker's last Acquire came to, as long as ``epoch`` is the state's: a cache, since
+    a worker says the same every time and checking it costs more than granting."""
+
+    epoch: int
+    worker: Worker
+    offers: tuple[SourceOffer, ...]
+    stores: tuple[str, ...]
+    groups: tuple[OfferGroup, ...]
 
 
 class SourceRow(Row, eq=False, kw_only=True):
@@ -418,6 +444,8 @@ class State(Struct, eq=False):
     events: deque[Event] = field(default_factory=deque)
 
     # caches
+    step: int = 0
+    """Counts operations and expiry rounds: what happens in one of them is one change."""
     waiting_count: int = 0
     gap_count: int = 0
     session_bytes: int = 0
@@ -433,5 +461,8 @@ class State(Struct, eq=False):
     )
     active_groups: dict[tuple[str, str], int] = field(default_factory=dict)
     """(source, store) → number of active backfills of such datasets."""
+    matches: dict[str, Match] = field(default_factory=dict)
+    match_epoch: int = 0
+    """Raised when a worker, a source's price or a group changes: every ``Match`` before is void."""
     new_events: list[Event] = field(default_factory=list)
     finishing: list[Backfill] = field(default_factory=list)

@@ -5,23 +5,22 @@ A pure read. Must not know why it is asked again.
 
 from __future__ import annotations
 
-from seamfill.protocol.backfills import BackfillRequest, Wanted
+from seamfill.protocol.backfills import BackfillRequest
 from seamfill.protocol.values import Redo
+from seamfill_coordinator.machine import views
 from seamfill_coordinator.machine.machine import LeaseMachine
 
 __all__ = ["resubmission"]
 
 
 def resubmission(machine: LeaseMachine, backfill_id: str, redo: Redo) -> BackfillRequest | None:
-    """Return a request for the same ranges with ``redo``, or None when the id is not known."""
+    """Return a request for the same ranges with ``redo``; None when there is nothing to ask."""
     backfill = machine.state.backfills.get(backfill_id)
     if backfill is None:
         return None
-    wanted = tuple(
-        Wanted(symbol=symbol, start_ms=start_ms, end_ms=end_ms)
-        for symbol, ranges in backfill.wanted
-        for start_ms, end_ms in ranges
-    )
+    wanted = views.wanted(machine, backfill_id)
+    if not wanted:
+        return None
     return BackfillRequest(
         dataset=backfill.dataset.name,
         spec=backfill.dataset.spec,

@@ -121,6 +121,7 @@ def _series(row: model.Series) -> Plain:
         [(s, e, _task(task)) for s, e, task in row.tasks],
         list(row.redo),
         [(s, e, _fact(mark)) for s, e, mark in row.redo_failed],
+        list(row.quiet),
     )
 
 

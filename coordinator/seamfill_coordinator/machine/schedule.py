@@ -22,12 +22,12 @@ from seamfill_coordinator.machine.model import (
     FOREVER_MS,
     Backfill,
     BackfillState,
-    Lease,
     Series,
     State,
     Waiting,
     Want,
 )
+from seamfill_coordinator.machine.tables import touch
 
 __all__ = [
     "Candidate",
@@ -43,7 +43,10 @@ __all__ = [
 
 
 class Candidate(NamedTuple):
-    """An eligible window of one want: [start, end), all of one gen and one waiting state."""
+    """An eligible window of one want: [start, end), all of one gen, attempts and cursor.
+
+    ``waiting`` is the waiting part at its start, if it starts in one.
+    """
 
     want: Want
     start_ms: int
@@ -60,6 +63,9 @@ def next_candidate(backfill: Backfill, clock_ms: int) -> Candidate | None:
         if want.position != position:
             heappop(heap)
             continue
+        end = _free_until(want, position, cell_ms + backfill.cell_ms)
+        if end:
+            return Candidate(want, position, end, 0, None)
         found = _first_eligible(want, position, clock_ms)
         if found is None:
             want.position = -1
@@ -93,6 +99,8 @@ def advance(candidate: Candidate) -> None:
 def activate(state: State, backfill: Backfill) -> None:
     """Bring a backfill into play with its frontiers at the beginning (submit, resume, restore)."""
     group = backfill.dataset.group
+    if group not in state.active_groups:
+        state.match_epoch += 1
     state.active_groups[group] = state.active_groups.get(group, 0) + 1
     backfill.heap.clear()
     for want in backfill.wants:
@@ -106,6 +114,7 @@ def deactivate(state: State, backfill: Backfill) -> None:
     state.active_groups[group] -= 1
     if not state.active_groups[group]:
         del state.active_groups[group]
+        state.match_epoch += 1
     drop_ready(state, backfill)
     backfill.heap.clear()
 
@@ -134,7 +143,10 @@ def release_due(state: State) -> None:
     due, clock_ms = state.due, state.clock_ms
     while due and due[0][0] <= clock_ms:
         _, number, start = heappop(due)
-        reopen(state, state.by_number[number], start)
+        series = state.by_number[number]
+        if series.quiet:
+            _end_quiet(state, series)
+        reopen(state, series, start)
 
 
 def next_due(state: State) -> int | None:
@@ -142,7 +154,10 @@ def next_due(state: State) -> int | None:
     due = state.due
     while due:
         not_before_ms, number, start = due[0]
-        piece = state.by_number[number].tasks.at(start)
+        series = state.by_number[number]
+        if not_before_ms in series.quiet.values:
+            return not_before_ms
+        piece = series.tasks.at(start)
         if piece is not None and piece[0] == start:
             task = piece[2]
             if type(task) is Waiting and task.not_before_ms == not_before_ms:
@@ -172,6 +187,14 @@ def probe(series: Series, at: int, clock_ms: int) -> tuple[bool, int, int, Waiti
             end = min(end, redo.ends[i - 1])
         elif i < len(redo.starts):
             end = min(end, redo.starts[i])
+    if series.quiet.starts:
+        quiet = series.quiet
+        i = bisect_right(quiet.starts, at)
+        if i and quiet.ends[i - 1] > at:
+            is_open = is_open and quiet.values[i - 1] <= clock_ms
+            end = min(end, quiet.ends[i - 1])
+        elif i < len(quiet.starts):
+            end = min(end, quiet.starts[i])
     i = bisect_right(tasks.starts, at)
     if i and tasks.ends[i - 1] > at:
         task = tasks.values[i - 1]
@@ -185,6 +208,15 @@ def probe(series: Series, at: int, clock_ms: int) -> tuple[bool, int, int, Waiti
     return is_open, end, gen, None
 
 
+def _end_quiet(state: State, series: Series) -> None:
+    for start, end, until_ms in series.quiet:
+        if until_ms <= state.clock_ms:
+            series.quiet.clear(start, end)
+            reopen(state, series, start)
+    if not series.is_dirty:
+        touch(state, series)
+
+
 def _move_back(state: State, want: Want, position: int) -> None:
     backfill = want.backfill
     if 0 <= want.position <= position:
@@ -195,6 +227,37 @@ def _move_back(state: State, want: Want, position: int) -> None:
     if not backfill.is_ready:
         backfill.is_ready = True
         insort(state.ready.setdefault(backfill.dataset.group, []), (backfill.order, backfill))
+
+
+def _free_until(want: Want, position: int, limit: int) -> int:
+    """Return the end of the window at ``position`` in the plain case, else 0.
+
+    Plain is nearly always: one wanted range, nothing to redo or quiet, no fact or task at the
+    frontier, and no waiting part before the end that might join the window.
+    """
+    series = want.series
+    if len(want.ranges) != 1 or series.redo.starts or series.quiet.starts:
+        return 0
+    range_start, range_end = want.ranges[0]
+    if not range_start <= position < range_end:
+        return 0
+    end = limit if limit < range_end else range_end
+    facts, tasks = series.facts, series.tasks
+    starts = facts.starts
+    i = bisect_right(starts, position)
+    if i and facts.ends[i - 1] > position:
+        return 0
+    if i < len(starts) and starts[i] < end:
+        end = starts[i]
+    starts = tasks.starts
+    i = bisect_right(starts, position)
+    if i and tasks.ends[i - 1] > position:
+        return 0
+    if i < len(starts) and starts[i] < end:
+        if type(tasks.values[i]) is Waiting:
+            return 0
+        end = starts[i]
+    return end
 
 
 def _first_eligible(
@@ -217,7 +280,7 @@ def _first_eligible(
 def _extent(
     series: Series, start: int, limit: int, gen: int, waiting: Waiting | None, clock_ms: int
 ) -> int:
-    """Return how far a window from ``start`` reaches before gen or waiting state changes."""
+    """Return how far a window from ``start`` reaches before gen, attempts or cursor change."""
     signature = _signature(waiting)
     at = start
     while at < limit:
@@ -228,13 +291,5 @@ def _extent(
     return min(at, limit)
 
 
-def _signature(waiting: Waiting | None) -> tuple[int, int, int | None]:
-    if waiting is None:
-        return (0, 0, None)
-    return (waiting.attempts, waiting.expiries, waiting.cursor_ms)
-
-
-def holder_at(series: Series, at: int) -> Lease | None:
-    """Return the lease that holds a bar, or None."""
-    piece = series.tasks.at(at)
-    return piece[2] if piece is not None and type(piece[2]) is Lease else None
+def _signature(waiting: Waiting | None) -> tuple[int, int | None]:
+    return (0, None) if waiting is None else (waiting.attempts, waiting.cursor_ms)

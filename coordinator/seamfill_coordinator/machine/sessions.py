@@ -50,14 +50,11 @@ def look_up(state: State, request: Request) -> Reply | Rejected | None:
     session = state.sessions.get(request.client)
     if session is None:
         return refused(RejectReason.SESSION_UNKNOWN, "this session does not exist any more")
-    if request.low < 0 or request.low > request.sequence:
-        return invalid("low", "must be between 0 and the request's own sequence")
-    low = max(session.low, request.low)
-    if request.sequence < low:
+    _advance(state, session, max(session.low, request.low))
+    if request.sequence < session.low:
         return refused(RejectReason.SESSION_UNKNOWN, "this sequence was given up before")
-    if request.sequence >= low + WINDOW:
+    if request.sequence >= session.low + WINDOW:
         return invalid("sequence", f"must be below low + {WINDOW}")
-    _advance(state, session, low)
     stored = session.replies.get(request.sequence)
     if stored is None:
         return None

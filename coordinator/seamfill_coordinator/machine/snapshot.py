@@ -204,6 +204,8 @@ class _Loader:
                     state.waiting_count += 1
                     if task.not_before_ms > state.clock_ms:
                         state.due.append((task.not_before_ms, series.number, start))
+            for start, _, until_ms in series.quiet:
+                state.due.append((until_ms, series.number, start))
             state.gap_count += sum(1 for fact in series.facts.values if type(fact) is Gap)
         heapify(state.due)
         state.deadlines = [(lease.deadline_ms, lease.fence) for lease in state.leases.values()]
@@ -230,7 +232,7 @@ class _Loader:
     def _add_series(
         self, dataset: str, symbol: str, number: int, high_gen: int, coverage_rev: int, *rest: Any
     ) -> model.Row:
-        listed, delisted, facts, tasks, redo, marks = rest
+        listed, delisted, facts, tasks, redo, marks, quiet = rest
         owner = self._state.datasets[dataset]
         row = model.Series(
             dataset=owner,
@@ -244,6 +246,7 @@ class _Loader:
         )
         row.facts.load([(s, e, load_fact(fact)) for s, e, fact in facts])
         row.redo.load([(s, e, gen) for s, e, gen in redo])
+        row.quiet.load([(s, e, until) for s, e, until in quiet])
         loaded = [(s, e, load_fact(mark)) for s, e, mark in marks]
         row.redo_failed.load([(s, e, m) for s, e, m in loaded if type(m) is Violation])
         self._state.series[(dataset, symbol)] = row

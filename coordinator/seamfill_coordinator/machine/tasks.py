@@ -32,6 +32,7 @@ __all__ = [
     "drop_lease",
     "drop_unwanted_redo",
     "held",
+    "keep_quiet",
     "put_waiting",
     "requeue",
 ]
@@ -81,13 +82,13 @@ def requeue(state: State, series: Series, spans: list[tuple[int, int]], waiting:
     """
     for start, end in spans:
         clear_tasks(state, series, start, end)
-        for a, b, reason in outside_listing(series, start, end):
-            for c, d in unfinished(series, a, b):
-                put_fact(state, series, c, d, Gap(waiting.lease_gen, reason, None))
         wanted = wanted_within(series, start, end)
         if series.redo.touches(start, end):
             drop_unwanted_redo(state, series, start, end, wanted)
         for wanted_start, wanted_end in wanted:
+            for a, b, reason in outside_listing(series, wanted_start, wanted_end):
+                for c, d in unfinished(series, a, b):
+                    put_fact(state, series, c, d, Gap(waiting.lease_gen, reason, None))
             for a, b in unfinished(series, wanted_start, wanted_end):
                 put_waiting(state, series, a, b, waiting)
 
@@ -100,6 +101,15 @@ def apply_listing(state: State, series: Series) -> None:
                 for c, d in unfinished(series, a, b):
                     put_fact(state, series, c, d, Gap(0, reason, None))
                     clear_tasks(state, series, c, d)
+
+
+def keep_quiet(state: State, series: Series, spans: list[tuple[int, int]], quiet_ms: int) -> None:
+    """Let nobody have ``spans`` for a while: a former holder's last write may still land."""
+    until_ms = state.clock_ms + quiet_ms
+    for start, end in spans:
+        series.quiet.put(start, end, until_ms)
+        heappush(state.due, (until_ms, series.number, start))
+    touch(state, series)
 
 
 def drop_unwanted_redo(

@@ -25,8 +25,6 @@ from seamfill_coordinator.replication import NotLeader, Overloaded, ProposalOutc
 
 __all__ = ["Aggregator", "AggregatorLimits", "Launch"]
 
-MACHINE_VERSION = 1
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AggregatorLimits:
@@ -74,11 +72,13 @@ class Aggregator:
         *,
         launch: Launch,
         stamp: Callable[[], Stamp],
+        machine_version: Callable[[], int],
         leader_id: Callable[[], str | None],
         limits: AggregatorLimits | None = None,
     ) -> None:
         self._launch = launch
         self._stamp = stamp
+        self._machine_version = machine_version
         self._leader_id = leader_id
         self._limits = limits or AggregatorLimits()
         self._queue: deque[_Waiter] = deque()
@@ -91,14 +91,17 @@ class Aggregator:
         """Whether nothing is queued and nothing is in flight."""
         return not self._queue and not self._flights
 
-    def open(self, first: Request | None, on_applied: Callable[[], None]) -> None:
-        """Begin a reign: launch ``first`` before everything else; then report that it applied."""
+    def open(self, first: Request, on_applied: Callable[[Reply], None]) -> None:
+        """Begin a reign: launch ``first`` before everything else; then hand on its reply."""
         self._is_open = True
         waiter = _Waiter(first, asyncio.get_running_loop().create_future())
 
         def report(answer: asyncio.Future[Reply | None]) -> None:
-            if not answer.cancelled() and answer.exception() is None:
-                on_applied()
+            if answer.cancelled() or answer.exception() is not None:
+                return  # the reign ended before
+            reply = answer.result()
+            assert reply is not None
+            on_applied(reply)
 
         waiter.answer.add_done_callback(report)
         self._send([waiter])
@@ -165,7 +168,7 @@ class Aggregator:
     def _send(self, waiters: list[_Waiter]) -> None:
         requests = tuple(w.request for w in waiters if w.request is not None)
         command = encode_command(
-            Command(version=MACHINE_VERSION, stamp=self._stamp(), requests=requests)
+            Command(version=self._machine_version(), stamp=self._stamp(), requests=requests)
         )
         if len(command) > self._limits.command_bytes:
             self._send_smaller(waiters, len(command))

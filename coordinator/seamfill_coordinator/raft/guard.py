@@ -65,6 +65,8 @@ class Guard:
     """The filter in front of one core."""
 
     def __init__(self, core: CoreView) -> None:
+        self.leader_commit_index: int | None = None
+        """What a leader last said to be committed, before it is cut to what is verified here."""
         self._core = core
         self._votes: dict[tuple[int, str], None] = {}
 
@@ -109,6 +111,7 @@ class Guard:
         known_shape = "prevLogIdx" in message and "transmission" not in message
         if not known_shape or message["term"] < self._core.term:
             return _DROP
+        self.leader_commit_index = message["commit_index"]
         previous: int | None = message["prevLogIdx"]
         if previous is None or self._term_at(previous) != message["prevLogTerm"]:
             return self._refuse(message)

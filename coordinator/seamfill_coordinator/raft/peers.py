@@ -48,6 +48,8 @@ class TransportSettings:
     cluster_id: str
     guard: Callable[[Any], Guard]
     on_peer_connected: Callable[[], None]
+    on_peer_lost: Callable[[str], None]
+    """Called with the node id."""
 
 
 class MemberTransport(TCPTransport):  # type: ignore[misc]  # pysyncobj carries no types
@@ -60,6 +62,11 @@ class MemberTransport(TCPTransport):  # type: ignore[misc]  # pysyncobj carries 
         self._guard = settings.guard(core)
         self._greetings: dict[tuple[str, str, str], Member] = {}
         super().__init__(core, me, others)
+
+    @property
+    def leader_commit_index(self) -> int | None:
+        """What a leader last said to be committed; None before the first word."""
+        return self._guard.leader_commit_index
 
     def addNode(self, node: Member) -> None:  # noqa: N802
         self._greetings[self._greeting(node)] = node
@@ -114,6 +121,10 @@ class MemberTransport(TCPTransport):  # type: ignore[misc]  # pysyncobj carries 
     def _onNodeConnected(self, node: Member) -> None:  # noqa: N802
         super()._onNodeConnected(node)
         self._settings.on_peer_connected()
+
+    def _onNodeDisconnected(self, node: Member) -> None:  # noqa: N802
+        super()._onNodeDisconnected(node)
+        self._settings.on_peer_lost(node.id)
 
     def _onMessageReceived(self, node: Member, message: Message) -> None:  # noqa: N802
         verdict = self._guard.incoming(node.id, message)

@@ -18,25 +18,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from seamfill.clock import Clock, SystemClock
+from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
-from seamfill_coordinator.machine.codec import apply_encoded
-from seamfill_coordinator.machine.commands import Announce, Request, Stamp
+from seamfill_coordinator.machine.commands import Request, Stamp
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Reply
-from seamfill_coordinator.raft.aggregator import MACHINE_VERSION, Aggregator, AggregatorLimits
+from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
+from seamfill_coordinator.raft.applying import Applier
 from seamfill_coordinator.raft.core import Core, CoreSettings
-from seamfill_coordinator.raft.digests import DigestPoints
 from seamfill_coordinator.raft.poller import LoopPoller
+from seamfill_coordinator.raft.reign import Reign, announcement, announcement_refused
 from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import NotLeader, PeerStatus, ReplicaStatus, Role
 
-__all__ = ["FATAL_EXIT_CODE", "PysyncobjReplica", "ReplicaSettings", "end_process"]
+__all__ = [
+    "FATAL_EXIT_CODE",
+    "AnnouncementRefused",
+    "PysyncobjReplica",
+    "ReplicaSettings",
+    "end_process",
+]
 
 FATAL_EXIT_CODE: Final = 70
 """The process ended itself because going on could make replicas differ."""
@@ -61,11 +69,10 @@ class ReplicaSettings:
     limits: AggregatorLimits = field(default_factory=AggregatorLimits)
 
 
-@dataclass(slots=True)
-class _Reign:
-    term: int
-    began_ms: int
-    announced: bool = False
+class AnnouncementRefused(SeamfillError):
+    """The cluster's own state refuses this node as its leader; the text says why."""
+
+    code: ClassVar[str] = "announcement_refused"
 
 
 def end_process(what: str, exc: BaseException) -> None:
@@ -87,25 +94,24 @@ class PysyncobjReplica:
         on_fatal: Callable[[str, BaseException], None] = end_process,
     ) -> None:
         self._settings = settings
-        self._machine = machine if machine is not None else LeaseMachine()
+        self._applier = Applier(machine if machine is not None else LeaseMachine())
         self._clock = clock or SystemClock()
         self._on_fatal = on_fatal
-        self._digests = DigestPoints(self._machine.state_digest)
-        self._listeners: list[Callable[[Applied], None]] = []
-        self._leader_waiters: list[asyncio.Future[None]] = []
-        self._reign: _Reign | None = None
+        self._leader_known = asyncio.Event()
+        self._reign: Reign | None = None
         self._core: Core | None = None
         self._poller: LoopPoller | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn_scheduled = False
         self._failed = False
-        self._replaying_to = 0
         self._started_ms = self._last_turn_ms = 0
         self._last_keepalive_ms = self._last_launch_ms = 0
+        self._caught_up_term = -1
         self._seen_leader: str | None = None
         self._aggregator = Aggregator(
             launch=self._launch,
             stamp=self._stamp,
+            machine_version=lambda: self.machine.state.version,
             leader_id=lambda: self._leader_id,
             limits=settings.limits,
         )
@@ -137,8 +143,9 @@ class PysyncobjReplica:
             apply=self._apply,
             poller=self._poller,
             on_peer_connected=self._peer_connected,
+            on_peer_lost=self._peer_lost,
         )
-        self._replaying_to = self._core.commit_index
+        self._applier.quiet_until = self._core.commit_index
         self._started_ms = self._last_turn_ms = self._clock.monotonic_ms()
         self._core.turn()
         log_event(
@@ -166,13 +173,13 @@ class PysyncobjReplica:
         core.close()
         if self._poller is not None:
             self._poller.close()
-        self._wake_leader_waiters()
+        self._leader_known.set()  # who still waits hears that there is none
 
     # Replica
 
     @property
     def machine(self) -> LeaseMachine:
-        return self._machine
+        return self._applier.machine
 
     async def propose(self, request: Request, *, timeout_ms: int) -> Reply:
         reply = await self._aggregator.submit(request, timeout_ms=timeout_ms)
@@ -186,16 +193,16 @@ class PysyncobjReplica:
 
     def on_applied(self, listener: Callable[[Applied], None]) -> None:
         """Call ``listener`` after each command that is newer than this node's start."""
-        self._listeners.append(listener)
+        self._applier.add_listener(listener)
 
     async def wait_for_leader(self, *, timeout_ms: int) -> str | None:
         """Return the id of a leader that can be talked to; of this node only when it is ready."""
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 while (leader_id := self._usable_leader_id()) is None and self._core is not None:
-                    waiter = asyncio.get_running_loop().create_future()
-                    self._leader_waiters.append(waiter)
-                    await waiter
+                    # Known at the last turn and gone since: wait for a turn that knows better.
+                    self._leader_known.clear()
+                    await self._leader_known.wait()
         except TimeoutError:
             return None
         return leader_id
@@ -221,27 +228,40 @@ class PysyncobjReplica:
                 for node_id, connected, match_index in peers
             ),
             journal_bytes=_size_of(self._settings.data_dir / "journal"),
-            digests=self._digests.points(),
+            digests=self._applier.digests.points(),
         )
 
     # Turns
 
     def _beat(self) -> None:
-        now_ms = self._clock.monotonic_ms()
-        core = self._core
-        if core is None:
+        if self._core is None or not self._guarded(self._beat_once, self._core):
             return
+        delay_s = self._settings.timing.turn_ms / 1000
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._beat)
+
+    def _beat_once(self, core: Core) -> None:
+        now_ms = self._clock.monotonic_ms()
         timing = self._settings.timing
-        if now_ms - self._last_turn_ms > timing.stall_ms and not core.is_leader:
-            log_event(_log, "replica.stalled", stalled_ms=now_ms - self._last_turn_ms)
-            core.listen_longer()
+        self._mind_a_stall(core, now_ms - self._last_turn_ms)
         if now_ms - self._last_keepalive_ms >= timing.keepalive_ms:
             self._last_keepalive_ms = now_ms
             core.keep_alive()
-        self._turn()
+        self._turn(core)
         if now_ms - self._last_launch_ms >= timing.idle_tick_ms:
             self._aggregator.tick()
-        self._timer = asyncio.get_running_loop().call_later(timing.turn_ms / 1000, self._beat)
+
+    def _mind_a_stall(self, core: Core, late_ms: int) -> None:
+        """After a pause, listen before calling an election: it was us who did not hear.
+
+        Not when the leader's connection has gone meanwhile: then it is the leader that is dead. A
+        pause beyond the connection timeout closes the connections itself and says nothing.
+        """
+        timing = self._settings.timing
+        if late_ms <= timing.stall_ms or core.is_leader:
+            return
+        log_event(_log, "replica.stalled", late_ms=late_ms)
+        if core.is_leader_connected or late_ms > timing.connection_timeout_ms:
+            core.listen_longer()
 
     def _wake(self) -> None:
         if not self._turn_scheduled:
@@ -250,19 +270,23 @@ class PysyncobjReplica:
 
     def _woken(self) -> None:
         self._turn_scheduled = False
-        self._turn()
+        if self._core is not None:
+            self._guarded(self._turn, self._core)
 
-    def _turn(self) -> None:
-        core = self._core
-        if core is None or self._failed:
-            return
-        self._last_turn_ms = self._clock.monotonic_ms()
+    def _guarded(self, step: Callable[[Core], None], core: Core) -> bool:
+        """Run one step of the outermost loop; what escapes it ends the process."""
+        if self._failed:
+            return False
         try:
-            core.turn()
-        except Exception as exc:  # the outermost loop of the core
+            step(core)
+        except Exception as exc:
             self._fail("the Raft core raised", exc)
-            return
-        self._digests.reached(core.applied_index)
+        return not self._failed
+
+    def _turn(self, core: Core) -> None:
+        self._last_turn_ms = self._clock.monotonic_ms()
+        core.turn()
+        self._applier.digests.reached(core.applied_index)
         self._observe(core)
 
     def _observe(self, core: Core) -> None:
@@ -273,18 +297,15 @@ class PysyncobjReplica:
             self._end_reign()
         if self._reign is None and core.is_leader:
             self._begin_reign(core.term)
+        # Once a term: between a message and the turn that applies it every follower is behind.
+        if self._caught_up_term != core.term and not core.is_leader and core.has_caught_up:
+            self._caught_up_term = core.term
         leader_id = self._usable_leader_id()
         if leader_id != self._seen_leader:
             self._seen_leader = leader_id
             log_event(_log, "replica.leader", leader=leader_id, term=core.term)
         if leader_id is not None:
-            self._wake_leader_waiters()
-
-    def _wake_leader_waiters(self) -> None:
-        waiters, self._leader_waiters = self._leader_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            self._leader_known.set()
 
     def _peer_connected(self) -> None:
         # A node that has just started has heard no heartbeat yet. Should it call an election now,
@@ -294,25 +315,33 @@ class PysyncobjReplica:
         if core is not None and self._clock.monotonic_ms() - self._started_ms < _SETTLING_MS:
             core.listen_longer()
 
+    def _peer_lost(self, node_id: str) -> None:
+        core, timing = self._core, self._settings.timing
+        if core is None or core.is_leader or core.last_leader_id != node_id:
+            return
+        delay_ms = random.uniform(timing.lost_leader_min_ms, timing.lost_leader_max_ms)
+        core.call_election_within(delay_ms / 1000)
+
     # Reigns
 
     def _begin_reign(self, term: int) -> None:
-        reign = _Reign(term=term, began_ms=self._clock.monotonic_ms())
+        settings = self._settings
+        reign = Reign(term=term, clock=self._clock)
         self._reign = reign
         log_event(_log, "replica.reign_began", term=term)
-        announce = Announce(
-            member=self._settings.node_id,
-            url=self._settings.url,
-            cluster_id=self._settings.cluster_id,
-            version_min=MACHINE_VERSION,
-            version_max=MACHINE_VERSION,
-        )
 
-        def announced() -> None:
-            reign.announced = True
+        def announced(reply: Reply) -> None:
+            refused = announcement_refused(reply)
+            if refused is not None:
+                self._fail("this node can not lead", AnnouncementRefused(refused))
+                return
+            reign.is_announced = True
             self._wake()
 
-        self._aggregator.open(Request(operations=(announce,)), announced)
+        first = announcement(
+            member=settings.node_id, url=settings.url, cluster_id=settings.cluster_id
+        )
+        self._aggregator.open(first, announced)
 
     def _end_reign(self) -> None:
         if self._reign is not None:
@@ -320,14 +349,9 @@ class PysyncobjReplica:
             self._aggregator.close()
 
     def _stamp(self) -> Stamp:
-        reign = self._reign
-        if reign is None:
-            raise NotLeader(self._leader_id)
-        return Stamp(
-            term=reign.term,
-            reign_ms=max(self._clock.monotonic_ms() - reign.began_ms, 0),
-            wall_ms=self._clock.wall_ms(),
-        )
+        # An open aggregator belongs to a reign.
+        assert self._reign is not None
+        return self._reign.stamp()
 
     def _launch(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         core, reign = self._core, self._reign
@@ -343,25 +367,13 @@ class PysyncobjReplica:
     # Applying
 
     def _apply(self, command: bytes) -> Applied:
-        core = self._running_core
-        index = core.applied_index + 1
+        index = self._running_core.applied_index + 1
         try:
-            self._digests.reached(index - 1)
-            applied = apply_encoded(self._machine, command)
+            return self._applier.apply(index, command)
         except BaseException as exc:
             # Also MemoryError: half a command must not stay.
-            self._fail(f"the machine raised at index {index}", exc)
+            self._fail(f"index {index} could not be applied", exc)
             raise
-        if index > self._replaying_to:
-            self._tell(applied)
-        return applied
-
-    def _tell(self, applied: Applied) -> None:
-        for listener in self._listeners:
-            try:
-                listener(applied)
-            except Exception as exc:  # an exception here would make the core apply this again
-                log_event(_log, "replica.listener_failed", level=logging.ERROR, exc=exc)
 
     def _fail(self, what: str, exc: BaseException) -> None:
         self._failed = True
@@ -388,16 +400,12 @@ class PysyncobjReplica:
     @property
     def _is_ready(self) -> bool:
         """A leader: its announcement, hence everything before, is applied here. A follower: it
-        hears a leader, and has applied all it knows to be committed, up to an entry of this term.
+        hears a leader, and has once in this term applied all that this leader had committed.
         """
         core = self._running_core
         if core.is_leader:
-            return self._reign is not None and self._reign.announced
-        return (
-            core.leader_id is not None
-            and core.applied_index == core.commit_index
-            and core.applied_term == core.term
-        )
+            return self._reign is not None and self._reign.is_announced
+        return core.leader_id is not None and self._caught_up_term == core.term
 
     def _usable_leader_id(self) -> str | None:
         if self._core is None or (self._core.is_leader and not self._is_ready):

@@ -8,25 +8,22 @@ everything when it ends.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from seamfill.clock import Clock, SystemClock
-from seamfill.logs import log_event
-from seamfill_coordinator.machine.codec import apply_encoded
-from seamfill_coordinator.machine.commands import Announce, Request, Stamp
+from seamfill_coordinator.machine.commands import Request
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Reply
-from seamfill_coordinator.raft.aggregator import MACHINE_VERSION, Aggregator, AggregatorLimits
-from seamfill_coordinator.raft.digests import DigestPoints
+from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
+from seamfill_coordinator.raft.applying import Applier
+from seamfill_coordinator.raft.reign import Reign, announcement
 from seamfill_coordinator.replication import ReplicaStatus, Role
 
 __all__ = ["SoloReplica"]
 
 _TERM: Final = 1
 _IDLE_TICK_MS: Final = 250
-_log = logging.getLogger("seamfill.coordinator.raft")
 
 
 class SoloReplica:
@@ -45,31 +42,27 @@ class SoloReplica:
         self._cluster_id = cluster_id
         self._node_id = node_id
         self._url = url
-        self._machine = machine if machine is not None else LeaseMachine()
+        self._applier = Applier(machine if machine is not None else LeaseMachine())
         self._clock = clock or SystemClock()
-        self._began_ms = self._clock.monotonic_ms()
+        reign = Reign(term=_TERM, clock=self._clock)
         self._applied_index = 0
         self._ready = False
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._listeners: list[Callable[[Applied], None]] = []
-        self._digests = DigestPoints(self._machine.state_digest)
         self._aggregator = Aggregator(
-            launch=self._launch, stamp=self._stamp, leader_id=lambda: None, limits=limits
+            launch=self._launch,
+            stamp=reign.stamp,
+            machine_version=lambda: self.machine.state.version,
+            leader_id=lambda: None,
+            limits=limits,
         )
 
     async def start(self) -> None:
         """Announce itself; it is ready when this returns."""
-        announce = Announce(
-            member=self._node_id,
-            url=self._url,
-            cluster_id=self._cluster_id,
-            version_min=MACHINE_VERSION,
-            version_max=MACHINE_VERSION,
-        )
+        first = announcement(member=self._node_id, url=self._url, cluster_id=self._cluster_id)
         self._running = True
         announced = asyncio.Event()
-        self._aggregator.open(Request(operations=(announce,)), announced.set)
+        self._aggregator.open(first, lambda _reply: announced.set())
         await announced.wait()
         self._ready = True
         self._beat()
@@ -84,7 +77,7 @@ class SoloReplica:
 
     @property
     def machine(self) -> LeaseMachine:
-        return self._machine
+        return self._applier.machine
 
     async def propose(self, request: Request, *, timeout_ms: int) -> Reply:
         reply = await self._aggregator.submit(request, timeout_ms=timeout_ms)
@@ -95,7 +88,7 @@ class SoloReplica:
         await self._aggregator.submit(None, timeout_ms=timeout_ms)
 
     def on_applied(self, listener: Callable[[Applied], None]) -> None:
-        self._listeners.append(listener)
+        self._applier.add_listener(listener)
 
     async def wait_for_leader(self, *, timeout_ms: int) -> str | None:
         """Return this node's id, or None once it was stopped; there is nothing to wait for."""
@@ -116,19 +109,12 @@ class SoloReplica:
             members=1,
             peers=(),
             journal_bytes=0,
-            digests=self._digests.points(),
+            digests=self._applier.digests.points(),
         )
 
     def _beat(self) -> None:
         self._aggregator.tick()
         self._timer = asyncio.get_running_loop().call_later(_IDLE_TICK_MS / 1000, self._beat)
-
-    def _stamp(self) -> Stamp:
-        return Stamp(
-            term=_TERM,
-            reign_ms=max(self._clock.monotonic_ms() - self._began_ms, 0),
-            wall_ms=self._clock.wall_ms(),
-        )
 
     def _launch(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         # Applied one turn later, as in a cluster: what arrives meanwhile shares the next command.
@@ -137,12 +123,7 @@ class SoloReplica:
     def _apply(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         if not self._running:
             return
-        applied = apply_encoded(self._machine, command)
+        applied = self._applier.apply(self._applied_index + 1, command)
         self._applied_index += 1
-        self._digests.reached(self._applied_index)
-        for listener in self._listeners:
-            try:
-                listener(applied)
-            except Exception as exc:  # as in a cluster, where it would repeat the command
-                log_event(_log, "replica.listener_failed", level=logging.ERROR, exc=exc)
+        self._applier.digests.reached(self._applied_index)
         done(applied)

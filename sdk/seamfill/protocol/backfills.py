@@ -13,6 +13,7 @@ from seamfill.protocol.values import (
     DatasetSpec,
     GapReason,
     Name,
+    Part,
     Receipt,
     Redo,
     SeriesId,
@@ -93,7 +94,7 @@ class BackfillPlan(Answer, frozen=True):
     dry_run: bool = False
 
 
-class BackfillView(Answer, frozen=True):
+class BackfillView(Part, frozen=True):
     """A backfill's progress, in bars: wanted = verified + gap + violated + (open or in task)."""
 
     id: str
@@ -126,7 +127,7 @@ class BackfillsAnswer(Answer, frozen=True):
     total: Count
 
 
-class CoveredView(Answer, frozen=True):
+class CoveredView(Part, frozen=True):
     start_ms: TimeMs
     end_ms: TimeMs
     gen: int
@@ -135,14 +136,14 @@ class CoveredView(Answer, frozen=True):
     """None when a range with a digest was split later: such rows are unaudited."""
 
 
-class GapView(Answer, frozen=True):
+class GapView(Part, frozen=True):
     start_ms: TimeMs
     end_ms: TimeMs
     reason: GapReason
     receipt: Receipt | None = None
 
 
-class ViolatedView(Answer, frozen=True):
+class ViolatedView(Part, frozen=True):
     start_ms: TimeMs
     end_ms: TimeMs
     reason: str
@@ -151,7 +152,7 @@ class ViolatedView(Answer, frozen=True):
     """True where an older fact still stands and only the redo failed."""
 
 
-class InFlightView(Answer, frozen=True):
+class InFlightView(Part, frozen=True):
     start_ms: TimeMs
     end_ms: TimeMs
     state: Literal["leased", "waiting", "open"]

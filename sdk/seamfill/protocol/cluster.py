@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from seamfill.protocol.values import Answer, Count
+from seamfill.protocol.values import Answer, Count, Part
 
 __all__ = [
     "BackfillCounts",
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-class MemberView(Answer, frozen=True):
+class MemberView(Part, frozen=True):
     """One coordinator node, as itself tells; unreachable ones keep what is known of them."""
 
     id: str
@@ -45,7 +45,7 @@ class MemberView(Answer, frozen=True):
     uptime_s: float | None = None
 
 
-class LeaseCounts(Answer, frozen=True):
+class LeaseCounts(Part, frozen=True):
     live: Count
     lock_delay: Count
     waiting: Count
@@ -56,7 +56,7 @@ class LeaseCounts(Answer, frozen=True):
     stale_fence_total: Count
 
 
-class BackfillCounts(Answer, frozen=True):
+class BackfillCounts(Part, frozen=True):
     active: Count
     paused: Count
     complete: Count
@@ -88,7 +88,7 @@ class ClusterAnswer(Answer, frozen=True):
     machine_version: int = 1
 
 
-class WorkerView(Answer, frozen=True):
+class WorkerView(Part, frozen=True):
     id: str
     state: Literal["alive", "idle", "dead", "draining"]
     leases: Count
@@ -107,7 +107,7 @@ class WorkersAnswer(Answer, frozen=True):
     workers: tuple[WorkerView, ...]
 
 
-class SourceView(Answer, frozen=True):
+class SourceView(Part, frozen=True):
     source: str
     paused: bool
     weight_per_minute: Count
@@ -129,7 +129,7 @@ class SessionAnswer(Answer, frozen=True):
     expires_after_ms: int
 
 
-class Check(Answer, frozen=True):
+class Check(Part, frozen=True):
     name: str
     ok: bool
     detail: str = ""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from seamfill.protocol.values import Answer, Body
+from seamfill.protocol.values import Answer, Body, Part
 
 __all__ = [
     "ClaimAnswer",
@@ -35,7 +35,7 @@ class ClaimRequest(Body, frozen=True):
     lease_ms: Annotated[int, Meta(ge=0)] = 120_000
 
 
-class ClaimLease(Answer, frozen=True):
+class ClaimLease(Part, frozen=True):
     token: str
     """The fence as a string, without a colon."""
     lease_until_ms: int

@@ -23,6 +23,7 @@ from seamfill.protocol.values import (
     LeaseRef,
     ListingDate,
     Name,
+    Part,
     SeriesId,
     SourceOffer,
     TimeMs,
@@ -67,7 +68,7 @@ class AcquireRequest(Body, frozen=True):
     wait_ms: Annotated[int, Meta(ge=0, le=30_000)] = 0
 
 
-class GrantedLease(Answer, frozen=True):
+class GrantedLease(Part, frozen=True):
     """One window, exclusively this worker's until ``ttl_ms`` after it *sent* the request."""
 
     series: SeriesId
@@ -184,7 +185,7 @@ class RevokeRequest(Body, frozen=True):
     reason: Annotated[str, Meta(max_length=200)] = ""
 
 
-class ItemResult(Answer, frozen=True):
+class ItemResult(Part, frozen=True):
     """What happened to one item of a renew, complete, fail, release, snooze or revoke.
 
     ``refused`` carries ``reason`` (stale_fence, expired, result_conflict, worker_replaced,
@@ -216,7 +217,7 @@ class ResultsAnswer(Answer, frozen=True):
     results: tuple[ItemResult, ...]
 
 
-class LeaseView(Answer, frozen=True):
+class LeaseView(Part, frozen=True):
     """One lease as operators see it; native ones have ``series``, compatibility ones do not."""
 
     key: str

@@ -32,6 +32,7 @@ __all__ = [
     "LeaseRef",
     "ListingDate",
     "Name",
+    "Part",
     "Receipt",
     "Redo",
     "SeriesId",
@@ -65,6 +66,10 @@ class Answer(Struct, frozen=True, kw_only=True):
     """Something the coordinator answers: clients ignore fields that they do not know."""
 
     protocol: int = PROTOCOL
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """A part of an answer, under the version that the answer as a whole states."""
 
 
 class GapReason(StrEnum):

@@ -25,7 +25,7 @@ from seamfill_worker.questions import (
 )
 
 MINUTE = 60_000
-BASE = 1_600_000_020_000 // MINUTE * MINUTE
+BASE = 1_600_000_800_000  # a multiple of twenty minutes
 SETTLE = 2_000
 Row = tuple[int, float, float, float, float, float]
 Lie = Callable[[int, list[Row]], list[Row]]

@@ -15,7 +15,7 @@ from seamfill.connectors import Source, Venue
 from seamfill.errors import InvalidInput
 from seamfill.presets import cautious_venue
 
-__all__ = ["ENTRY_POINTS", "open_source", "scheme_names"]
+__all__ = ["ENTRY_POINTS", "is_built", "open_source", "scheme_names"]
 
 ENTRY_POINTS: Final = "seamfill.sources"
 """Entry points of this group are ``scheme = module:open`` with ``open(name, venue, clock)``."""
@@ -52,6 +52,12 @@ def open_source(
         raise InvalidInput("source", f"no scheme {scheme!r} in {spec!r}; there is {scheme_names()}")
     opener: SourceOpener = registered.load()
     return opener(name, venue, clock)
+
+
+def is_built(spec: str) -> bool:
+    """Return whether a source of this name could be opened, by its scheme alone."""
+    scheme, _, name = spec.partition(":")
+    return bool(name) and (scheme == "ccxt" or _registered(scheme) is not None)
 
 
 def scheme_names() -> str:
