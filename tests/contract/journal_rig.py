@@ -35,6 +35,7 @@ def journal_on(
     cluster_id: str = "c1",
     incarnation: str = "life-1",
     snapshot_index: int | None = ANY_SNAPSHOT,
+    must_exist: bool = False,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> DurableJournal:
     return open_journal(
@@ -44,6 +45,7 @@ def journal_on(
         fatal=fatal or Fatal(),
         files=files,
         snapshot_index=snapshot_index,
+        must_exist=must_exist,
         segment_bytes=segment_bytes,
     )
 

@@ -28,6 +28,7 @@ from seamfill_coordinator.raft.journal import (
 )
 from seamfill_coordinator.raft.journal_files import Files, OsFiles
 from seamfill_coordinator.raft.journal_format import Entry, EntryKind
+from seamfill_coordinator.raft.journal_replay import JournalCorrupt
 
 
 @pytest.fixture(params=["simulated", "real"])
@@ -282,6 +283,15 @@ def test_another_clusters_or_lifes_journal_is_refused(
     filled(disk).close()
     with pytest.raises(JournalForeign, match=says):
         journal_on(disk, cluster_id=cluster_id, incarnation=incarnation)
+
+
+def test_a_journal_that_is_gone_is_not_begun_anew() -> None:
+    """It would be a node with its old name that has forgotten its vote."""
+    disk = SimulatedDisk()
+    with pytest.raises(JournalCorrupt, match="this node had a journal"):
+        journal_on(disk, must_exist=True)
+    journal_on(disk).close()
+    journal_on(disk, must_exist=True).close()
 
 
 def test_incarnations_are_drawn_anew() -> None:

@@ -48,6 +48,7 @@ from seamfill_coordinator.raft.journal_replay import (
     MARK_NAME,
     PARTIAL_SUFFIX,
     Contents,
+    JournalCorrupt,
     SegmentSummary,
     lower_to,
     replay,
@@ -115,6 +116,7 @@ def open_journal(
     fatal: Callable[[str, BaseException], None],
     files: Files | None = None,
     snapshot_index: int | None = None,
+    must_exist: bool = False,
     segment_bytes: int = SEGMENT_BYTES,
 ) -> DurableJournal:
     """Open the journal in ``directory``, create it if it is new, cut a torn group off its end.
@@ -132,14 +134,15 @@ def open_journal(
 
     ``fatal(what, exc)`` is called when a write or fsync failed, once, and should end the process.
     ``snapshot_index``: index of the last entry in the snapshot that will be loaded, None without
-    one. After loading, ``begin_at`` lines the log up with it.
+    one. After loading, ``begin_at`` lines the log up with it. ``must_exist``: whether this
+    incarnation had a journal before, so that one that is gone is a loss and not a beginning.
 
     Raises ``JournalCorrupt`` (file and offset), ``JournalForeign``, ``JournalIncomplete``,
     ``JournalVersionUnknown``, ``JournalUnusable`` (an ``OSError``).
     """
     files = OsFiles() if files is None else files
     try:
-        contents = _read(directory, files)
+        contents = _read(directory, files, must_exist=must_exist)
         if contents is not None:
             _check_identity(directory, contents.header, cluster_id, incarnation)
             _check_beginning(directory, contents, snapshot_index)
@@ -154,9 +157,10 @@ def open_journal(
         raise JournalUnusable(f"{exc.filename or directory}: {exc.strerror or exc}") from exc
 
 
-def _read(directory: Path, files: Files) -> Contents | None:
-    files.make_directory(directory)
+def _read(directory: Path, files: Files, *, must_exist: bool) -> Contents | None:
     names = files.names(directory)
+    if must_exist and MARK_NAME not in names:
+        raise JournalCorrupt(f"{directory}/{MARK_NAME}", 0, "missing, and this node had a journal")
     return replay(names, lambda name: files.read(directory / name), where=f"{directory}/")
 
 
@@ -371,6 +375,7 @@ class _Writer:
         self.is_closed = False
         self._remove_partial_files()
         if contents is None:
+            files.make_directory(directory)
             self._mark = self._create_mark()
         else:
             self._mark = files.open(directory / MARK_NAME)

@@ -7,14 +7,14 @@ being written can show as a torn one.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from seamfill.terminal import Exit, Output, emit, output_option, plain_table, say
 from seamfill_coordinator.raft.journal_files import OsFiles
 from seamfill_coordinator.raft.journal_format import FORMAT_VERSION, EntryKind
 from seamfill_coordinator.raft.journal_replay import (
@@ -26,18 +26,8 @@ from seamfill_coordinator.raft.journal_replay import (
 
 __all__ = ["journal"]
 
-EXIT_NOT_FOUND: Final = 3
-EXIT_INVALID: Final = 8
-
 _path = click.argument("path", type=click.Path(file_okay=False, path_type=Path))
-_output = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json prints one document.",
-)
+_output = output_option(Output.TABLE, Output.JSON)
 
 
 @click.group()
@@ -51,7 +41,7 @@ def journal() -> None:
 @journal.command()
 @_path
 @_output
-def inspect(path: Path, output: str) -> None:
+def inspect(path: Path, output: Output) -> None:
     """Show whose journal it is and what it holds: log, term, vote, segments."""
     contents = _read(path, output)
     _print(_description(contents), output)
@@ -60,7 +50,7 @@ def inspect(path: Path, output: str) -> None:
 @journal.command()
 @_path
 @_output
-def verify(path: Path, output: str) -> None:
+def verify(path: Path, output: Output) -> None:
     """Check every byte below the mark; exit 0 if a node would start on it.
 
     Exit codes: 3 no journal there, 8 damaged (file and offset are named) or of a newer version.
@@ -74,8 +64,8 @@ def verify(path: Path, output: str) -> None:
         "last": contents.last,
         "torn": None if contents.torn is None else asdict(contents.torn),
     }
-    if output == "json":
-        click.echo(json.dumps(document))
+    if output is Output.JSON:
+        emit(document, output)
         return
     click.echo(
         f"ok: {document['groups']} groups, entries {contents.first} to {contents.last}, "
@@ -85,7 +75,7 @@ def verify(path: Path, output: str) -> None:
         click.echo(f"a torn group at the end, never acknowledged: {_torn_text(contents)}")
 
 
-def _read(path: Path, output: str) -> Contents:
+def _read(path: Path, output: Output) -> Contents:
     """Return what lies at ``path``, or say why not and exit."""
     directory = path / "journal" if (path / "journal").is_dir() else path
     files = OsFiles()
@@ -96,25 +86,25 @@ def _read(path: Path, output: str) -> Contents:
     except JournalCorrupt as exc:
         _fail(
             output,
-            EXIT_INVALID,
+            Exit.INVALID,
             {"code": exc.code, "file": exc.file, "offset": exc.offset, "reason": exc.reason},
             f"corrupt: {exc.message}",
         )
     except JournalVersionUnknown as exc:
-        _fail(output, EXIT_INVALID, {"code": exc.code, "reason": exc.message}, exc.message)
+        _fail(output, Exit.INVALID, {"code": exc.code, "reason": exc.message}, exc.message)
     except OSError as exc:
         text = f"{exc.filename}: {exc.strerror}"
-        _fail(output, EXIT_NOT_FOUND, {"code": "journal_unusable", "reason": text}, text)
+        _fail(output, Exit.NOT_FOUND, {"code": "journal_unusable", "reason": text}, text)
     if contents is None:
         text = f"{directory}: no journal"
-        _fail(output, EXIT_NOT_FOUND, {"code": "journal_not_found", "reason": text}, text)
+        _fail(output, Exit.NOT_FOUND, {"code": "journal_not_found", "reason": text}, text)
     return contents
 
 
-def _fail(output: str, exit_code: int, document: dict[str, Any], text: str) -> NoReturn:
-    if output == "json":
-        click.echo(json.dumps({"ok": False, **document}))
-    click.echo(f"coordinator: {text}", err=True)
+def _fail(output: Output, exit_code: Exit, document: dict[str, Any], text: str) -> NoReturn:
+    if output is Output.JSON:
+        emit({"ok": False, **document}, output)
+    say(f"coordinator: {text}")
     raise SystemExit(exit_code)
 
 
@@ -146,18 +136,16 @@ def _description(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _print(document: dict[str, Any], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(document))
+def _print(document: dict[str, Any], output: Output) -> None:
+    if output is Output.JSON:
+        emit(document, output)
         return
     segments = document.pop("segments")
     for name, value in document.items():
         click.echo(f"{name.replace('_', ' '):<12} {_cell(value)}")
     click.echo()
-    columns = list(segments[0])
-    click.echo("  ".join(f"{name:>10}" for name in columns))
-    for segment in segments:
-        click.echo("  ".join(f"{segment[name]:>10}" for name in columns))
+    header = list(segments[0])
+    click.echo(plain_table(header, [list(segment.values()) for segment in segments]))
 
 
 def _cell(value: object) -> str:
