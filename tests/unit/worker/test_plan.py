@@ -163,6 +163,13 @@ def test_a_bar_is_taken_once_it_has_closed_and_settled() -> None:
     assert verdict.rest is None
 
 
+def test_a_window_that_lies_wholly_in_the_future_waits() -> None:
+    """The open bar before it is no news of the window itself."""
+    venue = ModelVenue([0], now_minute=0.5)
+    verdict = filled(drive(fill(window(1, 2)), venue))
+    assert verdict.rest == Unclosed(from_ms=BASE + MINUTE, delay_ms=90_000 + SETTLE)
+
+
 def test_an_open_bar_is_a_right_neighbour() -> None:
     venue = ModelVenue([*range(20), 30], now_minute=30.5)
     verdict = filled(drive(fill(window(10, 31)), venue))
@@ -273,7 +280,7 @@ class TestAnyWorld:
         now=st.one_of(st.just(1_000_000.0), st.integers(0, 200).map(lambda m: m + 0.5)),
         trading=st.booleans(),
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=300, deadline=None)
     def test_the_verdict_is_the_truth(
         self,
         exist: set[int],
