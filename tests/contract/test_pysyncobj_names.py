@@ -66,6 +66,7 @@ async def test_a_built_core_has_every_attribute_and_the_poller_is_only_lent(
         apply=lambda command: pytest.fail("nothing was proposed"),
         poller=poller,
         on_peer_connected=lambda: None,
+        on_peer_lost=lambda node_id: None,
     )
     try:
         for name in PRIVATE_ATTRIBUTES:

@@ -337,6 +337,37 @@ async def test_a_proposal_does_not_wait_for_the_next_heartbeat(tmp_path: Path) -
     await rig.stop()
 
 
+SLOW_ELECTIONS = RaftTiming(
+    election_min_ms=2_500, election_max_ms=3_500, connection_timeout_ms=9_000
+)
+
+
+async def test_a_broken_connection_to_the_leader_brings_the_election_forward(
+    tmp_path: Path,
+) -> None:
+    rig = cluster_rig(ClusterPlan(tmp_path, timing=SLOW_ELECTIONS))
+    await rig.start()
+    leader = await rig.leader()
+    await rig.all_applied()
+    await rig.stop(leader.status().node_id)
+    async with asyncio.timeout(SLOW_ELECTIONS.election_min_ms / 1000 * 0.8):
+        await rig.leader()
+    await rig.stop()
+
+
+async def test_a_broken_connection_does_not_depose_a_leader_that_lives(three: Rig) -> None:
+    leader = await three.leader()
+    await three.all_applied()
+    term = leader.status().term
+    connections = leader._core._core._SyncObj__transport._connections  # type: ignore[attr-defined]
+    for round_number in range(5):
+        for connection in list(connections.values()):
+            connection.disconnect()
+        await until(lambda: all(peer.connected for peer in leader.status().peers))
+        await leader.propose(claim(f"key-{round_number}"), timeout_ms=PATIENT_MS)
+    assert leader.status().term == term
+
+
 async def test_a_log_for_a_newer_machine_ends_the_node(tmp_path: Path) -> None:
     """To skip what it does not understand would make its state another one."""
     plan = ClusterPlan(tmp_path)

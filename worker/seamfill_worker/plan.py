@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from seamfill.bars import Bars
 from seamfill.protocol.values import GapRange
 from seamfill_worker.proof import (
@@ -253,10 +255,10 @@ def _start(gap: GapRange) -> int:
 
 def _runs(bars: Bars, interval_ms: int) -> tuple[Span, ...]:
     """Return the maximal runs of neighbouring bars as half-open ranges."""
-    spans: list[Span] = []
-    for ts_ms in bars.ts_ms.tolist():
-        if spans and spans[-1][1] == ts_ms:
-            spans[-1] = (spans[-1][0], ts_ms + interval_ms)
-        else:
-            spans.append((ts_ms, ts_ms + interval_ms))
-    return tuple(spans)
+    times = bars.ts_ms
+    if not len(times):
+        return ()
+    breaks = np.flatnonzero(np.diff(times) != interval_ms)
+    starts = times[np.concatenate(([0], breaks + 1))]
+    ends = times[np.concatenate((breaks, [len(times) - 1]))] + interval_ms
+    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))

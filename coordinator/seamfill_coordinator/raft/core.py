@@ -57,6 +57,7 @@ PRIVATE_NAMES: Final[tuple[tuple[type, str], ...]] = (
     (TCPTransport, "_sendSelfAddress"),
     (TCPTransport, "_onIncomingMessageReceived"),
     (TCPTransport, "_onNodeConnected"),
+    (TCPTransport, "_onNodeDisconnected"),
     (TCPTransport, "_onMessageReceived"),
 )
 """Methods we call or replace; attributes of a built core are in ``PRIVATE_ATTRIBUTES``."""
@@ -127,6 +128,7 @@ class Core:
         apply: Callable[[bytes], Applied],
         poller: LoopPoller,
         on_peer_connected: Callable[[], None],
+        on_peer_lost: Callable[[str], None],
     ) -> None:
         """Load the journal and bind the peer port.
 
@@ -141,6 +143,7 @@ class Core:
                 cluster_id=settings.cluster_id,
                 guard=lambda sync_obj: Guard(_View(sync_obj)),
                 on_peer_connected=on_peer_connected,
+                on_peer_lost=on_peer_lost,
             ),
         )
         with _created_poller(poller):
@@ -215,6 +218,12 @@ class Core:
         return not behind and self.applied_term == self.term
 
     @property
+    def last_leader_id(self) -> str | None:
+        """The last known leader, heard or not."""
+        leader = self._core._getLeader()
+        return None if leader is None else str(leader.id)
+
+    @property
     def is_leader_connected(self) -> bool:
         """Whether the last known leader is another node with an open connection to us."""
         leader = self._core._getLeader()
@@ -255,6 +264,11 @@ class Core:
         """Put our own election off by one more election timeout."""
         timeout = self._core._SyncObj__generateRaftTimeout()
         deadline = max(self._core._SyncObj__raftElectionDeadline, monotonic() + timeout)
+        self._core._SyncObj__raftElectionDeadline = deadline
+
+    def call_election_within(self, delay_s: float) -> None:
+        """Call an election after so long, unless a leader is heard before."""
+        deadline = min(self._core._SyncObj__raftElectionDeadline, monotonic() + delay_s)
         self._core._SyncObj__raftElectionDeadline = deadline
 
     def keep_alive(self) -> None:

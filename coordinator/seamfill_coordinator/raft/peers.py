@@ -48,6 +48,8 @@ class TransportSettings:
     cluster_id: str
     guard: Callable[[Any], Guard]
     on_peer_connected: Callable[[], None]
+    on_peer_lost: Callable[[str], None]
+    """Called with the node id."""
 
 
 class MemberTransport(TCPTransport):  # type: ignore[misc]  # pysyncobj carries no types
@@ -119,6 +121,10 @@ class MemberTransport(TCPTransport):  # type: ignore[misc]  # pysyncobj carries 
     def _onNodeConnected(self, node: Member) -> None:  # noqa: N802
         super()._onNodeConnected(node)
         self._settings.on_peer_connected()
+
+    def _onNodeDisconnected(self, node: Member) -> None:  # noqa: N802
+        super()._onNodeDisconnected(node)
+        self._settings.on_peer_lost(node.id)
 
     def _onMessageReceived(self, node: Member, message: Message) -> None:  # noqa: N802
         verdict = self._guard.incoming(node.id, message)

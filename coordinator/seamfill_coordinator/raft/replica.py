@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,7 @@ class PysyncobjReplica:
             apply=self._apply,
             poller=self._poller,
             on_peer_connected=self._peer_connected,
+            on_peer_lost=self._peer_lost,
         )
         self._applier.quiet_until = self._core.commit_index
         self._started_ms = self._last_turn_ms = self._clock.monotonic_ms()
@@ -312,6 +314,18 @@ class PysyncobjReplica:
         core = self._core
         if core is not None and self._clock.monotonic_ms() - self._started_ms < _SETTLING_MS:
             core.listen_longer()
+
+    def _peer_lost(self, node_id: str) -> None:
+        core, timing = self._core, self._settings.timing
+        if core is None or core.is_leader or core.last_leader_id != node_id:
+            return
+        # All followers hear of it in the same millisecond. Each has a slot of its own, by its place
+        # among them, half of it left to chance: drawn from one range two of thirty elections split.
+        me = self._settings.node_id
+        followers = sorted({me, *self._settings.peers} - {node_id})
+        share = (followers.index(me) + random.uniform(0, 0.5)) / len(followers)
+        slots_ms = timing.lost_leader_max_ms - timing.lost_leader_min_ms
+        core.call_election_within((timing.lost_leader_min_ms + share * slots_ms) / 1000)
 
     # Reigns
 

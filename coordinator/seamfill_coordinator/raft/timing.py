@@ -17,6 +17,10 @@ class RaftTiming:
 
     election_min_ms: int = 300
     election_max_ms: int = 600
+    lost_leader_min_ms: int = 150
+    lost_leader_max_ms: int = 450
+    """A follower whose connection to the leader broke calls an election so soon. A leader that
+    lives is connected again (``reconnect_ms``) and heard (``heartbeat_ms``) before that."""
     heartbeat_ms: int = 50
     leader_fallback_ms: int = 600
     """A leader that heard no quorum for so long steps down."""

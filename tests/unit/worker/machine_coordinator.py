@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from seamfill.clock import Clock
 from seamfill.errors import RequestRefused, SeamfillError
 from seamfill.protocol.backfills import BackfillPlan, BackfillRequest, CoverageAnswer, Wanted
 from seamfill.protocol.leases import (
@@ -37,7 +38,6 @@ from seamfill_coordinator.machine import views
 from seamfill_coordinator.machine.commands import Command, Operation, Request, Stamp
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Reply
-from unit.worker.fake_time import FakeTime
 
 T = TypeVar("T", bound=Struct)
 TICK_MS = 250
@@ -46,7 +46,7 @@ TICK_MS = 250
 class MachineCoordinator:
     """``sent`` remembers every request by name. ``fail(name, …)`` lets the next calls fail."""
 
-    def __init__(self, clock: FakeTime) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.machine = LeaseMachine()
         self.sent: list[tuple[str, Struct]] = []
         self._clock = clock

@@ -97,6 +97,23 @@ def test_a_window_inside_an_outage_finds_its_left_neighbour(before: int) -> None
     assert verdict.covered == ()
 
 
+@pytest.mark.parametrize("when", range(1, 7))
+@pytest.mark.parametrize("minute", [-6, 50])
+def test_both_answers_of_a_proof_show_the_same_neighbours(when: int, minute: int) -> None:
+    """One answer without a neighbour that lies outside the window does not move it."""
+    hidden = BASE + minute * MINUTE
+    venue = ModelVenue(
+        [*range(-100, -5), *range(50, 80)],
+        page_bars=100,
+        lie=lambda number, rows: (
+            [row for row in rows if row[0] != hidden] if number == when else rows
+        ),
+    )
+    verdict = filled(drive(fill(window(0, 20, page_bars=100)), venue))
+    receipt = verdict.gaps[0].receipt
+    assert (receipt.left_ms, receipt.right_ms) == (BASE - 6 * MINUTE, BASE + 50 * MINUTE)
+
+
 def test_what_lies_before_the_first_bar_is_not_listed_and_the_date_is_learnt() -> None:
     venue = ModelVenue(range(25, 90))
     verdict = filled(drive(fill(window(0, 40)), venue))

@@ -431,7 +431,7 @@ def _columns(exchange: Any, rows: list[Any], market: Any) -> Columns:
     """
     if (
         rows
-        and all(isinstance(row, list) and len(row) >= len(COLUMNS) for row in rows)
+        and set(map(type, rows)) == {list}
         and _is_ours(exchange, rows[0], market)
         and _is_ours(exchange, rows[-1], market)
     ):
@@ -440,6 +440,8 @@ def _columns(exchange: Any, rows: list[Any], market: Any) -> Columns:
 
 
 def _is_ours(exchange: Any, row: list[Any], market: Any) -> bool:
+    if len(row) < len(COLUMNS):
+        return False
     parsed = exchange.parse_ohlcv(row, market)
     try:
         return list(parsed) == [row[0], *(float(value) for value in row[1 : len(COLUMNS)])]
