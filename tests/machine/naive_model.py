@@ -397,6 +397,7 @@ class NaiveModel:
                 if bar.holder is None and ts not in wanted:
                     bar.forget_task()
                     bar.redo = False
+                    bar.gen = 0 if bar.fact is None else bar.fact.gen
         for backfill in self.backfills.values():
             if backfill.state in ("active", "paused"):
                 self._finish(backfill)
