@@ -87,6 +87,7 @@ SIDES: dict[str, Callable[[Path], tuple[Append, Callable[[], None]]]] = {
 
 def run(side: str, count: int) -> tuple[float, list[float]]:
     """Return groups per second and the latencies in ms of one round."""
+    # Not in the system's temporary directory, which may be memory.
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
         append, close = SIDES[side](Path(scratch))
         latencies: list[float] = []

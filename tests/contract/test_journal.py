@@ -184,6 +184,18 @@ def test_trimming_removes_whole_segments_and_only_after_it_is_durable() -> None:
     assert state_of(reopened(journal, disk)) == kept
 
 
+def test_a_trim_to_any_entry_keeps_that_entry_and_all_behind_it() -> None:
+    """Also where it is the last one of a segment."""
+    disk, state = grown_disk()
+    for position in range(len(state.entries)):
+        copy = disk.copy()
+        journal = journal_on(copy)
+        journal.deleteEntriesTo(position)
+        journal.sync()
+        journal.close()
+        assert journal_on(copy)[:] == list(state.entries[position:])
+
+
 def test_a_turn_that_outgrows_a_segment_gets_one_of_its_size() -> None:
     disk = SimulatedDisk()
     journal = filled(disk)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,20 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", place], check=True)
 
 
-def writer(directory: Path, *, trim: bool = False) -> subprocess.Popen[str]:
+@contextmanager
+def writer(directory: Path, *, trim: bool = False) -> Iterator[subprocess.Popen[str]]:
     arguments = [str(directory), str(EXIT_FATAL), "trim" if trim else "grow"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", WRITER, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def last_acknowledged(out: str) -> tuple[int, int]:
@@ -83,8 +90,8 @@ def last_acknowledged(out: str) -> tuple[int, int]:
 
 @pytest.mark.real
 def test_a_full_disk_ends_the_process_with_its_code_and_loses_nothing(small_disk: Path) -> None:
-    process = writer(small_disk / "journal")
-    out, _ = process.communicate(timeout=60)
+    with writer(small_disk / "journal") as process:
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == EXIT_FATAL, "not a SIGBUS"
     *_, acknowledgement, reason = out.splitlines()
     assert "No space left" in reason
@@ -94,8 +101,8 @@ def test_a_full_disk_ends_the_process_with_its_code_and_loses_nothing(small_disk
     assert journal[-1][1] == index, "what failed is not there, what was acknowledged is"
     assert journal.getCurrentTerm() == term
     journal.close()
-    again = writer(small_disk / "journal")
-    again.communicate(timeout=60)
+    with writer(small_disk / "journal") as again:
+        again.communicate(timeout=60)
     assert again.returncode == EXIT_FATAL, "it can start, and meets the full disk again"
 
 
@@ -103,18 +110,15 @@ def test_a_process_killed_while_writing_keeps_what_it_acknowledged(tmp_path: Pat
     rng = random.Random(8)
     acknowledged, groups = 0, 0
     for kill in range(KILLS):
-        process = writer(tmp_path / "journal", trim=kill % 2 == 0)
-        assert process.stdout is not None
-        head = process.stdout.readline()  # it has started
-        for _ in range(rng.randrange(1, 120)):
-            head += process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read()  # not communicate: it forgets what readline read ahead
-        assert process.wait(timeout=30) == -signal.SIGKILL
-        process.stdout.close()
-        index, term = last_acknowledged(head + rest)
+        with writer(tmp_path / "journal", trim=kill % 2 == 0) as process:
+            assert process.stdout is not None
+            out = "".join(process.stdout.readline() for _ in range(rng.randrange(2, 120)))
+            process.send_signal(signal.SIGKILL)
+            out += process.stdout.read()  # not communicate: it forgets what readline read ahead
+            assert process.wait(timeout=30) == -signal.SIGKILL
+        index, term = last_acknowledged(out)
         assert index > acknowledged, "each life went on where the last one ended"
-        acknowledged, groups = index, groups + (head + rest).count("\n")
+        acknowledged, groups = index, groups + out.count("\n")
         journal = journal_on(OsFiles(), directory=tmp_path / "journal", segment_bytes=64 << 10)
         assert journal[-1][1] in (index, index + 5), "all acknowledged groups, or one more"
         assert journal.getCurrentTerm() in (term, term + 1)

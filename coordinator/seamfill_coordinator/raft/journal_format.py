@@ -29,6 +29,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import accumulate, pairwise
 from operator import itemgetter
 from typing import Final
 from zlib import crc32
@@ -237,15 +238,13 @@ def _decode_entries(data: bytes, at: int, end: int, count: int, start: int) -> l
     at += count * _ENTRY_COLUMNS_BYTES
     if at + sum(sizes) != end:
         raise BadBytes("a group's entries do not fill it")
-    entries: list[Entry] = []
-    for index, (term, size) in enumerate(zip(terms, sizes, strict=True), start):
-        entries.append((data[at : at + size], index, term))
-        at += size
-    if kinds.translate(None, KINDS) or any(not c for c, _, _ in entries):
+    if 0 in sizes or kinds.translate(None, KINDS):
         raise BadBytes("an entry of unknown kind")
-    if kinds != bytes(_kind_of(command) for command, _, _ in entries):
+    ends = list(accumulate(sizes, initial=at))
+    commands = [data[low:high] for low, high in pairwise(ends)]
+    if kinds != bytes(map(_kind_of, commands)):
         raise BadBytes("an entry's command is not of the kind that its group says")
-    return entries
+    return list(zip(commands, range(start, start + count), terms, strict=True))
 
 
 def encode_mark(mark: Mark) -> bytes:

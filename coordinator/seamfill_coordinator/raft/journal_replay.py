@@ -50,6 +50,7 @@ MARK_NAME: Final = "mark"
 PARTIAL_SUFFIX: Final = ".partial"
 _SEGMENT_SUFFIX: Final = ".segment"
 _DIGITS: Final = 16
+_RESERVE_GLANCE_BYTES: Final = 16
 
 
 class JournalCorrupt(SeamfillError):
@@ -285,7 +286,7 @@ class _SegmentReader:
         offset, crc, first_end = self._offset, self._crc, 0
         while True:
             is_durable = summary.groups == 0 or offset < marked_end
-            if not is_durable and not self.data[offset:].strip(b"\0"):
+            if not is_durable and self._only_reserve_from(offset):
                 break
             try:
                 group, crc_after, end = decode_group(self.data, offset, crc)
@@ -306,6 +307,11 @@ class _SegmentReader:
         summary.end, contents.crc = offset, crc
         contents.unmarked_from = max(marked_end, first_end)
         contents.unmarked = self.data[contents.unmarked_from : offset]
+
+    def _only_reserve_from(self, offset: int) -> bool:
+        # The few bytes first: they answer for every group, and the rest can be long.
+        head = self.data[offset : offset + _RESERVE_GLANCE_BYTES]
+        return not head.strip(b"\0") and not self.data[offset:].strip(b"\0")
 
     @staticmethod
     def _begin(contents: Contents, summary: SegmentSummary, group: Group) -> None:
