@@ -71,7 +71,8 @@ def test_an_empty_range_holds_nothing_and_changes_nothing() -> None:
     pieces.put(0, 10, 1)
     pieces.clear(5, 5)
     assert list(pieces) == [(0, 10, 1)]
-    assert pieces.overlapping(5, 5) == pieces.holes(5, 5) == []
+    assert pieces.overlapping(5, 5) == []
+    assert pieces.holes(5, 5) == []
     assert not pieces.touches(5, 5)
 
 
