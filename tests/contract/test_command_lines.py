@@ -335,11 +335,3 @@ def test_the_installed_command_works_as_a_process(world: World) -> None:
     )
     assert json.loads(done.stdout)["leader"] == "n1"
     assert done.stderr == ""
-
-
-def test_an_output_that_can_not_be_replaced_leaves_nothing_behind(world: World) -> None:
-    world.create()
-    world.do(world.worker.fill_all())
-    (world.tmp_path / "out.parquet").mkdir()
-    assert world.fetch().exit_code == 2
-    assert not list(world.tmp_path.glob(".out.parquet.*")), "a temporary file was left behind"
