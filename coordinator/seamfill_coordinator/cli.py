@@ -25,6 +25,7 @@ from seamfill.errors import InvalidInput, SeamfillError
 from seamfill.logs import configure_logging
 from seamfill_coordinator import console
 from seamfill_coordinator.config import load_config
+from seamfill_coordinator.raft.journal_cli import journal
 
 __all__ = ["main"]
 
@@ -132,6 +133,7 @@ def version() -> None:
 
 
 console.attach(main)
+main.add_command(journal)
 
 
 def _print_ready(document: dict[str, Any]) -> None:
