@@ -171,6 +171,23 @@ def test_bars_before_the_listing_become_gaps_now_leased_ones_when_their_lease_en
     assert (plan.already_gap, plan.windows) == (250, 1)
 
 
+def test_listing_dates_are_told_also_where_nothing_else_is_known_of_the_series() -> None:
+    """Learnt under a backfill that was cancelled later: no facts, tasks or wants are left."""
+    bench = Bench()
+    bench.do(submit(0, 100))
+    (grant,) = bench.grants(acquire())
+    date = listing(500, GapReason.DELISTED)
+    bench.do(Complete(lease=ref(grant), covered=(), final=False, delisted_at=date))
+    bench.do(CancelBackfill(backfill_id="bf"))
+    bench.do(Release(lease=ref(grant)))
+    answer = views.coverage(bench.machine, BTC, None, None)
+    assert (answer.covered, answer.gaps, answer.in_flight) == ((), (), ())
+    assert answer.delisted_at_ms == date.at_ms
+    asked = views.coverage(bench.machine, BTC, 50 * MINUTE, 50 * MINUTE)
+    assert (asked.start_ms, asked.end_ms) == (50 * MINUTE, 50 * MINUTE)
+    assert asked.delisted_at_ms == date.at_ms
+
+
 def test_a_covered_bar_outside_the_listing_is_a_conflict() -> None:
     bench = Bench()
     bench.do(submit(0, 200))

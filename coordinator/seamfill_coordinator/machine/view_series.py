@@ -61,14 +61,15 @@ def coverage(
     state = machine.state
     row = state.series.get((series.dataset, series.symbol))
     low, high = _hull(row, start_ms, end_ms)
-    if row is None or low >= high:
+    high = max(low, high)
+    if row is None:
         dataset = state.datasets.get(series.dataset)
         return CoverageAnswer(
             series=series,
             start_ms=low,
-            end_ms=max(low, high),
+            end_ms=high,
             rev=state.rev,
-            coverage_rev=0 if row is None else row.coverage_rev,
+            coverage_rev=0,
             spec=None if dataset is None else dataset.spec,
             covered=(),
             gaps=(),
