@@ -63,7 +63,7 @@ NO_CLIENT: Final = 0
 """A request without a session: applied without deduplication."""
 
 
-class Op(Struct, frozen=True, kw_only=True, array_like=True):
+class Op(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Base of all operations."""
 
 
@@ -258,7 +258,7 @@ Operation = (
 )
 
 
-class Request(Struct, frozen=True, kw_only=True, array_like=True):
+class Request(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Operations of one client call. ``low`` is the client's lowest unanswered sequence."""
 
     operations: tuple[Operation, ...]
@@ -267,7 +267,7 @@ class Request(Struct, frozen=True, kw_only=True, array_like=True):
     low: int = 0
 
 
-class Stamp(Struct, frozen=True, kw_only=True, array_like=True):
+class Stamp(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The leader's term, its monotonic ms since its reign began, and its wall clock (information).
 
     See lease-machine.md, Time: the lease clock advances by min(2 s, reign_ms − last of this term).
@@ -278,7 +278,7 @@ class Stamp(Struct, frozen=True, kw_only=True, array_like=True):
     wall_ms: int
 
 
-class Command(Struct, frozen=True, kw_only=True, array_like=True):
+class Command(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One Raft entry. Without requests it is a tick."""
 
     version: int
