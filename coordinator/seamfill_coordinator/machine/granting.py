@@ -264,9 +264,9 @@ def _writes(stores: tuple[str, ...], store: str) -> bool:
 
 
 def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weight: int) -> Grant:
-    want, start, end, gen, waiting, is_plain = candidate
-    series = want.series
-    expiries = 0 if is_plain else _take_waiting(state, series, start, end)
+    start, end, waiting = candidate.start_ms, candidate.end_ms, candidate.waiting
+    series = candidate.want.series
+    expiries = 0 if candidate.is_plain else _take_waiting(state, series, start, end)
     state.fence += 1
     fence = state.fence
     deadline_ms = state.clock_ms + ttl_ms
@@ -275,7 +275,7 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
         series=series,
         start_ms=start,
         end_ms=end,
-        gen=gen,
+        gen=candidate.gen,
         worker=worker,
         deadline_ms=deadline_ms,
         cursor_ms=None if waiting is None else waiting.cursor_ms,
@@ -303,7 +303,7 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
             ("symbol", series.symbol),
             ("start_ms", start),
             ("end_ms", end),
-            ("gen", gen),
+            ("gen", candidate.gen),
             ("fence", fence),
             ("worker", worker.id),
         ),
@@ -313,7 +313,7 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
         symbol=series.symbol,
         start_ms=start,
         end_ms=end,
-        gen=gen,
+        gen=candidate.gen,
         fence=fence,
         ttl_ms=ttl_ms,
         spec=spec,

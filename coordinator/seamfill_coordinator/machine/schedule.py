@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from heapq import heappop, heappush, heapreplace
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from seamfill_coordinator.machine.model import (
     FOREVER_MS,
@@ -42,10 +43,11 @@ __all__ = [
 ]
 
 
-class Candidate(NamedTuple):
+class Candidate(Struct, frozen=True, gc=False):
     """An eligible window of one want: [start, end), all of one gen, attempts and cursor.
 
-    ``waiting`` is the waiting part at its start, if it starts in one.
+    ``waiting`` is the waiting part at its start, if it starts in one. A ``Struct``, since making a
+    ``NamedTuple`` takes 0.6 µs and this 0.1; each grant makes one. Nothing ever refers to it.
     """
 
     want: Want
