@@ -133,7 +133,7 @@ def _complete_whole(state: State, op: Complete, lease: Lease) -> Completed | Non
     count_covered(state, series, start, end)
     note_change(state, series)
     _remember(state, lease.fence, start, end, done.content_digest)
-    _tell(state, op, 1)
+    _tell(state, op.lease, rows=done.rows, ranges=1)
     worker = lease.worker
     worker.seen_ms = state.clock_ms
     worker.completed_total += 1
@@ -156,7 +156,7 @@ def _apply(
         _remember(state, op.lease.fence, start, end, content)
     if op.listed_from is not None or op.delisted_at is not None:
         _learn_listing(state, series, op)
-    _tell(state, op, len(items))
+    _tell(state, op.lease, rows=sum([done.rows for done in op.covered]), ranges=len(items))
     if lease is None:
         _settle_late(state, series, op, has_progress=bool(items))
         return Completed(coverage_rev=state.rev, remaining=False)
@@ -390,9 +390,7 @@ def _settle_late(state: State, series: Series, op: Complete, *, has_progress: bo
                 put_waiting(state, series, s, e, settled)
 
 
-def _tell(state: State, op: Complete, ranges: int) -> None:
-    ref = op.lease
-    rows = sum([done.rows for done in op.covered])
+def _tell(state: State, ref: LeaseRef, *, rows: int, ranges: int) -> None:
     emit(
         state,
         "lease.completed",

@@ -26,7 +26,7 @@ from seamfill_coordinator.machine import (
     submitting,
 )
 from seamfill_coordinator.machine import commands as op
-from seamfill_coordinator.machine.commands import NO_CLIENT, Command, Request, Stamp
+from seamfill_coordinator.machine.commands import NO_CLIENT, Command, Operation, Request, Stamp
 from seamfill_coordinator.machine.model import State
 from seamfill_coordinator.machine.outcomes import (
     Applied,
@@ -141,24 +141,23 @@ def _apply_request(state: State, request: Request) -> Reply:
 
 
 def _apply_operations(state: State, request: Request) -> Reply:
-    if len(request.operations) > MAX_OPERATIONS:
-        return _refuse(state, request, refused(RejectReason.LIMIT_EXCEEDED, "too many operations"))
-    if len(request.operations) == 1:  # nearly always
-        (operation,) = request.operations
-        state.rev += 1
-        state.step += 1
-        outcome = _HANDLERS[type(operation)](state, operation)
-        if state.finishing:
-            finishing.finish_pending(state)
+    operations = request.operations
+    if len(operations) == 1:  # nearly always
+        outcome = _apply_operation(state, operations[0])
         return Reply(outcomes=(outcome,), rev=state.rev)
-    outcomes: list[Outcome] = []
-    for operation in request.operations:
-        state.rev += 1
-        state.step += 1
-        outcomes.append(_HANDLERS[type(operation)](state, operation))
-        if state.finishing:
-            finishing.finish_pending(state)
+    if len(operations) > MAX_OPERATIONS:
+        return _refuse(state, request, refused(RejectReason.LIMIT_EXCEEDED, "too many operations"))
+    outcomes = [_apply_operation(state, operation) for operation in operations]
     return Reply(outcomes=tuple(outcomes), rev=state.rev)
+
+
+def _apply_operation(state: State, operation: Operation) -> Outcome:
+    state.rev += 1
+    state.step += 1
+    outcome = _HANDLERS[type(operation)](state, operation)
+    if state.finishing:
+        finishing.finish_pending(state)
+    return outcome
 
 
 def _refuse(state: State, request: Request, refusal: Rejected) -> Reply:
