@@ -96,7 +96,7 @@ def note_usage(state: State, usages: tuple[Usage, ...]) -> None:
                 emit(
                     state,
                     "source.breaker",
-                    (("source", row.name), ("status", usage.status), ("wait_ms", penalty_ms)),
+                    ("source", row.name, "status", usage.status, "wait_ms", penalty_ms),
                 )
 
 

@@ -92,7 +92,7 @@ def complete_claim(state: State, op: CompleteClaim) -> Outcome:
     state.claims_done.append((namespace, row.start_s, row.stop_s, state.clock_ms))
     while len(state.claims_done) > state.limits.claims_done:
         _forget_done(state)
-    emit(state, "claim.completed", (("key", row.key), ("fence", row.fence)))
+    emit(state, "claim.completed", ("key", row.key, "fence", row.fence))
     place = (namespace.name, row.start_s, row.stop_s)
     return ClaimFinished(completion_ratio=completion_ratio(state, place))
 
@@ -107,7 +107,7 @@ def fail_claim(state: State, op: FailClaim) -> Outcome:
     emit(
         state,
         name,
-        (("key", row.key), ("fence", row.fence), ("reason", shorten(op.reason, 200))),
+        ("key", row.key, "fence", row.fence, "reason", shorten(op.reason, 200)),
     )
     place = (row.namespace.name, row.start_s, row.stop_s)
     ratio = completion_ratio(state, place)
@@ -178,7 +178,7 @@ def expire_claims(state: State) -> None:
         _, fence = heappop(heap)
         row = state.claims.get(fence)
         if row is not None:
-            emit(state, "claim.expired", (("key", row.key), ("fence", fence)))
+            emit(state, "claim.expired", ("key", row.key, "fence", fence))
             _remove(state, row)
             _drop_empty(state, row.namespace)
             removed += 1
@@ -247,7 +247,7 @@ def _grant(state: State, op: Claim, place: Place, ratio: float | None) -> Claime
     namespace.live.put(start, stop, row)
     heappush(state.claim_deadlines, (row.deadline_ms, row.fence))
     touch(state, row)
-    emit(state, "claim.granted", (("key", row.key), ("fence", row.fence), ("ttl_ms", ttl_ms)))
+    emit(state, "claim.granted", ("key", row.key, "fence", row.fence, "ttl_ms", ttl_ms))
     return Claimed(token=str(row.fence), ttl_ms=ttl_ms, completion_ratio=ratio)
 
 

@@ -395,15 +395,15 @@ def _tell(state: State, ref: LeaseRef, *, rows: int, ranges: int) -> None:
         state,
         "lease.completed",
         (
-            ("dataset", ref.series.dataset),
-            ("symbol", ref.series.symbol),
-            ("start_ms", ref.start_ms),
-            ("end_ms", ref.end_ms),
-            ("fence", ref.fence),
-            ("rows", rows),
-            ("ranges", ranges),
+            "dataset", ref.series.dataset,
+            "symbol", ref.series.symbol,
+            "start_ms", ref.start_ms,
+            "end_ms", ref.end_ms,
+            "fence", ref.fence,
+            "rows", rows,
+            "ranges", ranges,
         ),
-    )
+    )  # fmt: skip
 
 
 def unlisted_reason(series: Series, at: int) -> GapReason | None:

@@ -82,13 +82,13 @@ def stale(state: State, ref: LeaseRef) -> Rejected:
         state,
         "lease.stale",
         (
-            ("dataset", ref.series.dataset),
-            ("symbol", ref.series.symbol),
-            ("start_ms", ref.start_ms),
-            ("end_ms", ref.end_ms),
-            ("fence", ref.fence),
+            "dataset", ref.series.dataset,
+            "symbol", ref.series.symbol,
+            "start_ms", ref.start_ms,
+            "end_ms", ref.end_ms,
+            "fence", ref.fence,
         ),
-    )
+    )  # fmt: skip
     return Rejected(
         reason=RejectReason.STALE_FENCE,
         detail="this lease has ended",
@@ -250,15 +250,15 @@ def _end(state: State, lease: Lease, name: str, note: str) -> None:
         state,
         name,
         (
-            ("dataset", lease.series.dataset.name),
-            ("symbol", lease.series.symbol),
-            ("start_ms", lease.start_ms),
-            ("end_ms", lease.end_ms),
-            ("fence", lease.fence),
-            ("worker", lease.worker.id),
-            ("note", note),
+            "dataset", lease.series.dataset.name,
+            "symbol", lease.series.symbol,
+            "start_ms", lease.start_ms,
+            "end_ms", lease.end_ms,
+            "fence", lease.fence,
+            "worker", lease.worker.id,
+            "note", note,
         ),
-    )
+    )  # fmt: skip
 
 
 def give_up_rest(state: State, lease: Lease, code: str) -> None:

@@ -65,7 +65,7 @@ def pause(state: State, op: PauseBackfill) -> Outcome:
     deactivate(state, backfill)
     backfill.state = BackfillState.PAUSED
     touch(state, backfill)
-    emit(state, "backfill.paused", (("backfill", backfill.id),))
+    emit(state, "backfill.paused", ("backfill", backfill.id))
     return Done()
 
 
@@ -81,7 +81,7 @@ def resume(state: State, op: ResumeBackfill) -> Outcome:
     backfill.state = BackfillState.ACTIVE
     activate(state, backfill)
     touch(state, backfill)
-    emit(state, "backfill.resumed", (("backfill", backfill.id),))
+    emit(state, "backfill.resumed", ("backfill", backfill.id))
     return Done()
 
 
@@ -97,7 +97,7 @@ def _end(state: State, backfill: Backfill, final: BackfillState) -> None:
     emit(
         state,
         "backfill.finished",
-        (("backfill", backfill.id), ("state", final.name.lower()), ("bars", backfill.bars)),
+        ("backfill", backfill.id, "state", final.name.lower(), "bars", backfill.bars),
     )
     while len(state.finished) > state.limits.finished_backfills:
         oldest = state.finished.popleft()

@@ -125,7 +125,7 @@ def drain(state: State, op: DrainWorker) -> Outcome:
         return refused(RejectReason.NOT_FOUND, f"no worker {op.worker_id!r}")
     worker.is_draining = True
     touch(state, worker)
-    emit(state, "worker.draining", (("worker", worker.id),))
+    emit(state, "worker.draining", ("worker", worker.id))
     return Done()
 
 
@@ -196,7 +196,7 @@ def _register(state: State, op: Acquire) -> Worker | Rejected:
         worker.boot = op.worker.boot
         worker.is_draining = False
         touch(state, worker)
-        emit(state, "worker.replaced", (("worker", worker.id), ("boot", worker.boot)))
+        emit(state, "worker.replaced", ("worker", worker.id, "boot", worker.boot))
     return worker
 
 
@@ -299,15 +299,15 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
         state,
         "lease.granted",
         (
-            ("dataset", series.dataset.name),
-            ("symbol", series.symbol),
-            ("start_ms", start),
-            ("end_ms", end),
-            ("gen", candidate.gen),
-            ("fence", fence),
-            ("worker", worker.id),
+            "dataset", series.dataset.name,
+            "symbol", series.symbol,
+            "start_ms", start,
+            "end_ms", end,
+            "gen", candidate.gen,
+            "fence", fence,
+            "worker", worker.id,
         ),
-    )
+    )  # fmt: skip
     return Grant(
         dataset=series.dataset.name,
         symbol=series.symbol,

@@ -189,6 +189,8 @@ Outcome = (
 class Event(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Something worth telling, for logs, metrics and the event ring: name first, facts as fields.
 
+    ``facts`` are names and values in turn, in one tuple instead of one per fact: each window makes
+    two events, and the pairs were most of what the garbage collector had to visit.
     Names: lease.granted lease.expired lease.completed lease.stale lease.failed lease.released
     lease.revoked backfill.submitted backfill.finished source.breaker claim.granted claim.expired …
     """
@@ -196,7 +198,7 @@ class Event(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     rev: int
     clock_ms: int
     name: str
-    facts: tuple[tuple[str, str | int | float | None], ...] = ()
+    facts: tuple[str | int | float | None, ...] = ()
 
 
 class Reply(Struct, frozen=True, kw_only=True, array_like=True, gc=False):

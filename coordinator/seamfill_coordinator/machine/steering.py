@@ -108,5 +108,5 @@ def _set_paused(state: State, source: str, *, is_paused: bool) -> Outcome:
         state.sources[source] = row
     row.is_paused = is_paused
     touch(state, row)
-    emit(state, "source.paused" if is_paused else "source.resumed", (("source", source),))
+    emit(state, "source.paused" if is_paused else "source.resumed", ("source", source))
     return Done()

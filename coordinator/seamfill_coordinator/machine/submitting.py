@@ -282,7 +282,7 @@ def _add(state: State, op: Submit, ranges: Ranges, plan: Accepted, requested: by
     emit(
         state,
         "backfill.submitted",
-        (("backfill", backfill.id), ("dataset", dataset.name), ("bars", backfill.bars)),
+        ("backfill", backfill.id, "dataset", dataset.name, "bars", backfill.bars),
     )
     finish_if_done(state, backfill)
 

@@ -47,8 +47,8 @@ def forget(state: State, row: Row) -> None:
         state.digest_sum = (state.digest_sum - row.row_digest) % DIGEST_MODULUS
 
 
-def emit(state: State, name: str, facts: tuple[tuple[str, str | int | float | None], ...]) -> None:
-    """Record something worth telling."""
+def emit(state: State, name: str, facts: tuple[str | int | float | None, ...]) -> None:
+    """Record something worth telling; ``facts`` are names and values in turn."""
     state.new_events.append(Event(rev=state.rev, clock_ms=state.clock_ms, name=name, facts=facts))
 
 
