@@ -144,12 +144,10 @@ def _join_fact(left: Fact, right: Fact) -> Fact | None:
     if type(left) is Covered and type(right) is Covered:
         if left.gen != right.gen:
             return None
-        if left.content_digest is None or right.content_digest is None:
-            if left.content_digest is right.content_digest:
-                return Covered(left.gen, left.rows + right.rows, None)
-            return None
-        total = (left.content_digest + right.content_digest) % DIGEST_MODULUS
-        return Covered(left.gen, left.rows + right.rows, total)
+        a, b = left.content_digest, right.content_digest
+        if a is not None and b is not None:
+            return Covered(left.gen, left.rows + right.rows, (a + b) % DIGEST_MODULUS)
+        return Covered(left.gen, left.rows + right.rows, None) if a is b else None
     return left if left == right else None
 
 
