@@ -1,9 +1,8 @@
 """Turns one client call into one effect, whoever leads.
 
-Owns the way of a call: propose here when this node leads, otherwise ask the leader once and relay
-its answer; ride out an election inside the request; hold a refusal that is about to end; give back
-a grant nobody heard of. Must not know aiohttp (``LeaderGateway`` hides it) or pysyncobj
-(``Replica`` does).
+Owns the way of a call around its attempts (``attempts``): the identity it is made under, holding a
+refusal that is about to end, giving back a grant nobody heard of. Must not know aiohttp or
+pysyncobj.
 
 Invariants:
 
@@ -13,7 +12,6 @@ Invariants:
 * "Nothing was done" (503) and "nobody knows" (504) are never merged. A grant without a client's
   identity is answered 503 although its outcome is unknown, because this node finds the outcome out
   and gives the grant back: the client holds nothing.
-* A proxied call is tried once, here, and never sent on.
 """
 
 from __future__ import annotations
@@ -22,16 +20,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Final, Protocol, assert_never
+from dataclasses import replace
+from typing import Final
 
 import msgspec
 
 from seamfill.clock import Clock
 from seamfill.logs import log_event
-from seamfill.protocol import headers
 from seamfill.protocol.cluster import SessionAnswer
 from seamfill.protocol.problem import Problem
+from seamfill_coordinator.attempts import Attempts, LeaderGateway, NoAnswer, ServiceLimits
 from seamfill_coordinator.calls import (
     Answer,
     Identity,
@@ -42,8 +40,7 @@ from seamfill_coordinator.calls import (
     Undo,
     Wake,
 )
-from seamfill_coordinator.machine import views
-from seamfill_coordinator.machine.commands import NO_CLIENT, Announce, OpenSession, Request
+from seamfill_coordinator.machine.commands import Announce, OpenSession, Request
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Opened, RejectReason, Reply
 from seamfill_coordinator.node_sessions import NodeSessions
@@ -61,51 +58,7 @@ __all__ = ["OPEN_SESSION", "Coordinator", "LeaderGateway", "ServiceLimits"]
 
 MAX_URL: Final = 500
 MACHINE_VERSION: Final = 1
-RECOVERY: Final = 0
-"""Recovering a lost quorum is not built yet, so there never was one."""
-
 _log = logging.getLogger("seamfill.coordinator.service")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceLimits:
-    """Bounds of one node's service. The defaults fit a client that hangs up after 1.5 s."""
-
-    ride_out_ms: int = 1_200
-    """How long an election is ridden out inside a request."""
-    attempt_ms: int = 400
-    """How long one proposal is waited for before looking again who leads."""
-    pause_ms: int = 25
-    """Between attempts that failed at once."""
-    watch_ms: int = 50
-    """How often a call that is on its way to the leader looks whether there is a new one."""
-    parked_requests: int = 1_024
-    ask_again_ms: int = 100
-    """The least time between two attempts of a parked request, however many events arrive."""
-    abandoned_grants: int = 1_024
-    find_out_ms: int = 600_000
-    """As long as the longest lease: afterwards a forgotten grant has ended by itself."""
-    find_out_pause_ms: int = 250
-
-
-class LeaderGateway(Protocol):
-    """Sends a call to the leader as this node received it."""
-
-    async def forward(
-        self, incoming: Incoming, url: str, *, identity: Identity | None, timeout_ms: int
-    ) -> Answer:
-        """Return the leader's answer. Raises ``NotLeader`` when nothing can have been done there
-        (not reachable, not the leader), ``ProposalOutcomeUnknown`` when something may have."""
-        ...
-
-
-class _NoAnswer(Exception):
-    """The time is over. ``in_doubt``: an attempt may have taken effect."""
-
-    def __init__(self, *, in_doubt: bool, problem: Problem) -> None:
-        super().__init__(problem.code)
-        self.in_doubt = in_doubt
-        self.problem = problem
 
 
 def _open_session_answer(incoming: Incoming, reply: Reply, machine: LeaseMachine) -> Answer:
@@ -144,7 +97,7 @@ class Coordinator:
         self.abandoned_total = 0
         self.given_back_total = 0
         self.unsettled = 0
-        self._gateway = gateway
+        self._attempts = Attempts(replica=replica, clock=clock, gateway=gateway, limits=self.limits)
         self._sessions = NodeSessions()
         self._opening = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
@@ -160,10 +113,16 @@ class Coordinator:
         try:
             yield
         finally:
+            await self._settle_before_leaving()
             tasks = list(self._background)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _settle_before_leaving(self) -> None:
+        until_ms = self.clock.monotonic_ms() + self.limits.leaving_ms
+        while self.unsettled and self.clock.monotonic_ms() < until_ms:
+            await self.clock.sleep_ms(self.limits.pause_ms)
 
     # ── Calls ────────────────────────────────────────────────────────────────────────────────
 
@@ -207,11 +166,10 @@ class Coordinator:
     async def read(self, read: Read, incoming: Incoming) -> Answer:
         """Return a view of everything that was acknowledged before this call."""
         try:
-            answer, _ = await self._ride_out(read, incoming, None)
-        except _NoAnswer as none:
+            answer, _ = await self._attempts.until_answered(read, incoming, None)
+        except NoAnswer as none:
             # A read leaves nothing behind, so that it may or may not have run does not matter.
-            code = "not_committed" if none.problem.code == "outcome_unknown" else none.problem.code
-            raise Refused(problem(code, none.problem.detail)) from none
+            raise Refused(_certain(none.problem)) from none
         return answer
 
     def give_back(self, mutation: Mutation, incoming: Incoming, answer: Answer) -> None:
@@ -223,20 +181,13 @@ class Coordinator:
         if undo is not None:
             self._spawn_bounded(self._undo(undo, incoming))
 
-    def stamp(self, *, rev: int | None = None) -> StateStamp:
+    def stamp(self) -> StateStamp:
         """Return what this node knows of the state's place."""
-        status = self.replica.status()
-        return StateStamp(
-            rev=self.replica.machine.rev if rev is None else rev,
-            term=status.term,
-            leader=status.leader_id,
-            leader_url=None if status.leader_id is None else self.url_of(status.leader_id),
-            recovery=RECOVERY,
-        )
+        return self._attempts.stamp()
 
     def url_of(self, member: str) -> str | None:
         """Return a member's URL, once the cluster has been told of it."""
-        return views.announced_url(self.replica.machine, member)
+        return self._attempts.url_of(member)
 
     def note_member(self, member: str, url: str) -> None:
         """Let the cluster know where a follower is reached, when that is news.
@@ -271,8 +222,10 @@ class Coordinator:
     async def _mutate_once(self, mutation: Mutation, incoming: Incoming) -> Answer:
         if incoming.identity or not mutation.needs_session:
             try:
-                return (await self._ride_out(mutation, incoming, incoming.identity))[0]
-            except _NoAnswer as none:
+                return (await self._attempts.until_answered(mutation, incoming, incoming.identity))[
+                    0
+                ]
+            except NoAnswer as none:
                 raise Refused(none.problem) from none
         deadline_ms = self.clock.monotonic_ms() + self.limits.ride_out_ms
         while True:
@@ -289,19 +242,19 @@ class Coordinator:
         self, mutation: Mutation, incoming: Incoming, identity: Identity, deadline_ms: int
     ) -> tuple[Answer, bool]:
         try:
-            result = await self._ride_out(mutation, incoming, identity, deadline_ms)
-        except (_NoAnswer, asyncio.CancelledError) as none:
-            in_doubt = not isinstance(none, _NoAnswer) or none.in_doubt
+            result = await self._attempts.until_answered(mutation, incoming, identity, deadline_ms)
+        except (NoAnswer, asyncio.CancelledError) as none:
+            in_doubt = not isinstance(none, NoAnswer) or none.in_doubt
             if mutation.undo is not None and in_doubt:
                 self._spawn_bounded(self._find_out(mutation, incoming, identity))
-                if isinstance(none, _NoAnswer):
+                if isinstance(none, NoAnswer):
                     detail = "no answer in time; what may have been granted is given back"
                     raise Refused(problem("not_committed", detail)) from none
                 raise
             # Given up for good: from the next request on `low` is beyond this sequence, and a copy
             # of it that is still on its way will be refused.
             self._sessions.settle(identity)
-            if isinstance(none, _NoAnswer):
+            if isinstance(none, NoAnswer):
                 raise Refused(none.problem) from none
             raise
         except BaseException:
@@ -309,117 +262,6 @@ class Coordinator:
             raise
         self._sessions.settle(identity)
         return result
-
-    async def _ride_out(
-        self,
-        call: Mutation | Read,
-        incoming: Incoming,
-        identity: Identity | None,
-        deadline_ms: int | None = None,
-    ) -> tuple[Answer, bool]:
-        """Attempt a call until it is answered or the time is over.
-
-        Returns the answer and whether an earlier attempt was left in doubt. Raises ``_NoAnswer``.
-        """
-        if deadline_ms is None:
-            deadline_ms = self.clock.monotonic_ms() + self.limits.ride_out_ms
-        in_doubt = False
-        while True:
-            left_ms = deadline_ms - self.clock.monotonic_ms()
-            try:
-                return await self._attempt(call, incoming, identity, left_ms), in_doubt
-            except NotLeader as exc:
-                last = problem("no_leader" if exc.leader_id is None else "not_leader", exc.message)
-            except Overloaded as exc:
-                # Holding requests while too many are waiting would add to the heap.
-                last = problem("overloaded", exc.message, retry_after_ms=1_000)
-                deadline_ms = 0
-            except ProposalOutcomeUnknown as exc:
-                in_doubt = True
-                last = problem("outcome_unknown", exc.message)
-            left_ms = deadline_ms - self.clock.monotonic_ms()
-            if left_ms <= self.limits.pause_ms or incoming.proxied_by:
-                if in_doubt:
-                    last = problem("outcome_unknown", last.detail)
-                raise _NoAnswer(in_doubt=in_doubt, problem=last)
-            await self._pause(left_ms)
-
-    async def _pause(self, left_ms: int) -> None:
-        if self.replica.status().leader_id is None:
-            await self.replica.wait_for_leader(timeout_ms=left_ms)
-        await self.clock.sleep_ms(self.limits.pause_ms)
-
-    async def _attempt(
-        self, call: Mutation | Read, incoming: Incoming, identity: Identity | None, left_ms: int
-    ) -> Answer:
-        status = self.replica.status()
-        if status.role is Role.LEADER and status.has_quorum:
-            timeout_ms = max(1, min(left_ms, self.limits.attempt_ms))
-            match call:
-                case Mutation():
-                    return await self._commit(call, incoming, identity, timeout_ms)
-                case Read():
-                    return await self._view(call, incoming, timeout_ms)
-                case _:
-                    assert_never(call)
-        leader_id = None if status.leader_id == status.node_id else status.leader_id
-        url = None if leader_id is None else self.url_of(leader_id)
-        if incoming.proxied_by or url is None:
-            raise NotLeader(leader_id)
-        return await self._forward(incoming, url, identity, left_ms)
-
-    async def _commit(
-        self, mutation: Mutation, incoming: Incoming, identity: Identity | None, timeout_ms: int
-    ) -> Answer:
-        machine = self.replica.machine
-        if mutation.reads_state:
-            await self._barrier(timeout_ms)
-        operations = mutation.operations(incoming, machine)
-        request = (
-            Request(operations=operations, client=NO_CLIENT)
-            if identity is None
-            else Request(
-                operations=operations,
-                client=identity.client,
-                sequence=identity.sequence,
-                low=identity.low,
-            )
-        )
-        reply = await self.replica.propose(request, timeout_ms=timeout_ms)
-        return mutation.answer(incoming, reply, machine).stamped(self.stamp(rev=reply.rev))
-
-    async def _view(self, read: Read, incoming: Incoming, timeout_ms: int) -> Answer:
-        await self._barrier(timeout_ms)
-        machine = self.replica.machine
-        if incoming.rev_floor:
-            _check_floor(incoming, machine.rev)
-        return read.view(incoming, machine).stamped(self.stamp())
-
-    async def _barrier(self, timeout_ms: int) -> None:
-        try:
-            await self.replica.barrier(timeout_ms=timeout_ms)
-        except ProposalOutcomeUnknown as exc:
-            # A barrier has no effect: not done, whatever became of it.
-            raise NotLeader(self.replica.status().leader_id) from exc
-
-    async def _forward(
-        self, incoming: Incoming, url: str, identity: Identity | None, left_ms: int
-    ) -> Answer:
-        """Ask the leader, but look up when another one takes over: it can be asked at once."""
-        before = self.replica.status()
-        asking = asyncio.ensure_future(
-            self._gateway.forward(incoming, url, identity=identity, timeout_ms=left_ms)
-        )
-        try:
-            while not asking.done():
-                await asyncio.wait({asking}, timeout=self.limits.watch_ms / 1000)
-                now = self.replica.status()
-                # A changed term alone says nothing yet; without a leader there is nobody to ask.
-                if not asking.done() and now.leader_id not in (None, before.leader_id):
-                    raise ProposalOutcomeUnknown("the leader changed while it was being asked")
-            return asking.result()
-        finally:
-            asking.cancel()
 
     # ── Sessions of this node ────────────────────────────────────────────────────────────────
 
@@ -441,10 +283,12 @@ class Coordinator:
                 raise Refused(problem("no_leader", "no session could be opened in time"))
             incoming = Incoming(method="POST", target="/v1/sessions", raw=b"")
             try:
-                answer, _ = await self._ride_out(OPEN_SESSION, incoming, None, deadline_ms)
-            except _NoAnswer as none:
+                answer, _ = await self._attempts.until_answered(
+                    OPEN_SESSION, incoming, None, deadline_ms
+                )
+            except NoAnswer as none:
                 # Only the opening is in doubt; what the client asked for was not even proposed.
-                raise Refused(problem("no_leader", none.problem.detail)) from none
+                raise Refused(_certain(none.problem)) from none
             opened = answer.peek(SessionAnswer) if answer.status == 200 else None
             if opened is None:
                 raise Refused(answer.peek(Problem) or problem("overloaded", "no session"))
@@ -492,8 +336,8 @@ class Coordinator:
         try:
             while self.clock.monotonic_ms() < until_ms:
                 try:
-                    answer, _ = await self._ride_out(mutation, incoming, identity)
-                except _NoAnswer:
+                    answer, _ = await self._attempts.until_answered(mutation, incoming, identity)
+                except NoAnswer:
                     await self.clock.sleep_ms(self.limits.find_out_pause_ms)
                     continue
                 undo = None if mutation.undo is None else mutation.undo(incoming, answer)
@@ -522,14 +366,9 @@ class Coordinator:
                 return
 
 
-def _check_floor(incoming: Incoming, rev: int) -> None:
-    if incoming.recovery not in (None, RECOVERY):
-        detail = f"the floor is of recovery {incoming.recovery}, the cluster is at {RECOVERY}"
-        raise Refused(problem("recovered", detail, field=headers.RECOVERY))
-    if incoming.rev_floor > rev:
-        # Behind a barrier this can not be a slow node: the state that the client saw is gone.
-        detail = f"rev {incoming.rev_floor} was asked for, the newest is {rev}"
-        raise Refused(problem("recovered", detail, field=headers.REV))
+def _certain(doubt: Problem) -> Problem:
+    """Return the problem of a call that had no effect, whether or not an attempt got through."""
+    return problem("not_committed", doubt.detail) if doubt.in_doubt else doubt
 
 
 def _is_session_unknown(answer: Answer) -> bool:

@@ -167,11 +167,12 @@ def fetch(
         raise SystemExit(exit_code(exc)) from exc
     for gap in result.gaps:
         say(gap.describe())
-    explained = sum(gap.state is GapState.PROVED for gap in result.gaps)
+    proved = sum(gap.state is GapState.PROVED for gap in result.gaps)
     verdict = "complete" if result.complete else "INCOMPLETE"
     say(
         f"{verdict}: {len(result.frame):,} bars in {output},"
-        f" {explained} gaps with a proved reason, {len(result.gaps) - explained} without"
+        f" {proved} proved gap{'' if proved == 1 else 's'},"
+        f" {len(result.gaps) - proved} unexplained"
     )
     if not result.complete:
         raise SystemExit(Exit.INCOMPLETE)

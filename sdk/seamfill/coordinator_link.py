@@ -30,21 +30,26 @@ import msgspec
 from yarl import URL
 
 from seamfill.clock import Clock, SystemClock
+from seamfill.coordinator_answers import (
+    InDoubt,
+    NotDone,
+    SessionLost,
+    event_data,
+    read_capped,
+    refusal,
+)
 from seamfill.errors import (
     CoordinatorUnavailable,
     InvalidInput,
     OutcomeUnknown,
-    RequestRefused,
     SeamfillError,
 )
 from seamfill.protocol import headers
 from seamfill.protocol.cluster import SessionAnswer
-from seamfill.protocol.problem import Problem
 
 __all__ = ["CoordinatorLink", "Reply", "Retry", "parse_urls"]
 
 MAX_URLS: Final = 16
-MAX_ANSWER_BYTES: Final = 256 << 20
 CONNECT_TIMEOUT_S: Final = 1.0
 # A node answers within 2 s even without a quorum (http-api.md); one that takes longer is frozen or
 # cut off, and another one should be asked.
@@ -83,27 +88,6 @@ class _Session:
     client: str
     next_sequence: int = 1
     pending: set[int] = field(default_factory=set)
-
-
-class _NotDone(Exception):
-    """An attempt that was certainly not carried out, and how long to wait before the next one."""
-
-    def __init__(self, why: str, retry_after_ms: int | None = None) -> None:
-        super().__init__(why)
-        self.why = why
-        self.retry_after_ms = retry_after_ms
-
-
-class _InDoubt(Exception):
-    """An attempt that may have been carried out."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-
-class _SessionLost(Exception):
-    """The cluster does not know this session (any more)."""
 
 
 def parse_urls(urls: str | Sequence[str], *, field: str = "coordinator_url") -> tuple[str, ...]:
@@ -220,7 +204,7 @@ class CoordinatorLink:
             async with self._sequence(deadline_ms) as (session, key):
                 try:
                     return await self._until(sent, deadline_ms, {headers.IDEMPOTENCY_KEY: key})
-                except _SessionLost:
+                except SessionLost:
                     # Only reached when no earlier attempt is in doubt: a sequence of a session
                     # that the cluster has forgotten was not carried out by this first attempt.
                     if self._session is session:
@@ -238,7 +222,7 @@ class CoordinatorLink:
         sent = _Sent("GET", path, {}, None, ATTEMPT_TIMEOUT_MS, accept)
         try:
             return await self._attempt(url, sent, {}, False)
-        except (_NotDone, _InDoubt) as exc:
+        except (NotDone, InDoubt) as exc:
             raise CoordinatorUnavailable(f"{url} did not answer {path}: {exc.why}") from exc
 
     async def _until(self, sent: _Sent, deadline_ms: int, extra: Mapping[str, str]) -> Reply:
@@ -256,9 +240,9 @@ class CoordinatorLink:
                 try:
                     attempt = sent.within(left_ms)
                     return await self._attempt(url, attempt, extra, bool(doubts))
-                except _NotDone as no:
+                except NotDone as no:
                     why, pause_ms = f"{url}: {no.why}", no.retry_after_ms
-                except _InDoubt as doubt:
+                except InDoubt as doubt:
                     why = f"{url}: {doubt.why}"
                     doubts.append(why)
                 self._demote(url)
@@ -295,19 +279,19 @@ class CoordinatorLink:
                 ),
             ) as response:
                 hinted = self._note(response)
-                body = await _read_capped(response)
+                body = await read_capped(response)
                 status, kind = response.status, response.content_type
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
-            raise _NotDone(_describe(exc)) from exc
+            raise NotDone(_describe(exc)) from exc
         except TimeoutError as exc:
-            raise _InDoubt(f"no answer within {sent.timeout_ms} ms") from exc
+            raise InDoubt(f"no answer within {sent.timeout_ms} ms") from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise _InDoubt(_describe(exc)) from exc
+            raise InDoubt(_describe(exc)) from exc
         if 200 <= status < 300 or status in sent.accept:
             if not hinted:
                 self._promote(url)
             return Reply(body, url)
-        raise _refusal(status, kind, body, was_in_doubt)
+        raise refusal(status, kind, body, was_in_doubt)
 
     def _headers(self, sent: _Sent, extra: Mapping[str, str]) -> dict[str, str]:
         built = {"Accept": "application/json", **extra}
@@ -415,7 +399,7 @@ class CoordinatorLink:
                 async for data in self._events_of(url, path, idle_ms):
                     yield data
                 return
-            except (_NotDone, _InDoubt) as no:
+            except (NotDone, InDoubt) as no:
                 why = f"{url}: {no.why}"
                 self._demote(url)
         raise CoordinatorUnavailable(f"GET {path}: no coordinator serves events (last: {why})")
@@ -432,14 +416,14 @@ class CoordinatorLink:
             ) as response:
                 self._note(response)
                 if response.status != 200:
-                    body = await _read_capped(response)
-                    raise _refusal(response.status, response.content_type, body, False)
-                async for data in _event_data(response.content):
+                    body = await read_capped(response)
+                    raise refusal(response.status, response.content_type, body, False)
+                async for data in event_data(response.content):
                     yield data
         except aiohttp.ClientConnectorError as exc:
-            raise _NotDone(_describe(exc)) from exc
+            raise NotDone(_describe(exc)) from exc
         except aiohttp.ConnectionTimeoutError as exc:
-            raise _NotDone(_describe(exc)) from exc
+            raise NotDone(_describe(exc)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError):
             return
 
@@ -457,74 +441,6 @@ class _Sent:
 
     def within(self, left_ms: int) -> _Sent:
         return replace(self, timeout_ms=min(self.timeout_ms, left_ms))
-
-
-def _refusal(status: int, content_type: str, body: bytes, was_in_doubt: bool) -> Exception:
-    """Turn an answer that is not 2xx into what it means for the caller."""
-    problem = _problem(status, content_type, body)
-    if problem.code == "session_unknown":
-        # Nothing of ours is known to have been tried before: it is safe to start a new session.
-        return _InDoubt("the session ended in between") if was_in_doubt else _SessionLost()
-    text = problem.detail or problem.title
-    if problem.code == "recovered":
-        # The floor was of a state that a recovery took back; the answer's headers have reset it.
-        return _NotDone(f"{status} {problem.code}: {text}")
-    if problem.in_doubt:
-        return _InDoubt(f"{status} {problem.code}: {text}")
-    if status == 503:
-        return _NotDone(f"{status} {problem.code}: {text}", problem.retry_after_ms)
-    if status >= 500 and problem.code == _FOREIGN:
-        # A 500 or 502 from something that is not a coordinator says nothing about what happened.
-        return _InDoubt(f"HTTP {status}")
-    return RequestRefused(
-        text
-        if problem.field is None or text.startswith(problem.field)
-        else f"{problem.field}: {text}",
-        status=status,
-        reason=problem.code,
-        field=problem.field,
-        retry_after_ms=problem.retry_after_ms,
-    )
-
-
-_FOREIGN: Final = "not_a_problem"
-
-
-def _problem(status: int, content_type: str, body: bytes) -> Problem:
-    try:
-        return msgspec.json.decode(body, type=Problem)
-    except msgspec.DecodeError:
-        excerpt = body[:120].decode("utf-8", "replace").strip()
-        return Problem(
-            title=f"HTTP {status}",
-            status=status,
-            code=_FOREIGN,
-            detail=f"HTTP {status} ({content_type}) that is no coordinator's: {excerpt!r}",
-        )
-
-
-async def _read_capped(response: aiohttp.ClientResponse) -> bytes:
-    """Read the whole body, but never more than the cap."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > MAX_ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _event_data(lines: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield the ``data`` of each event; comments, names and ids are skipped (WHATWG, 9.2.6)."""
-    data: list[bytes] = []
-    async for raw in lines:
-        line = raw.rstrip(b"\r\n")
-        if line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-        elif not line and data:
-            yield b"\n".join(data)
-            data = []
 
 
 def _describe(exc: BaseException) -> str:

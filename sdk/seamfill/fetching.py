@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
@@ -98,6 +99,11 @@ class Fetching:
         self._plan: BackfillPlan | None = None
         self._progress: BackfillView | None = None
         self._out_of_time = False
+        # In mode ``sync`` the backfill has to be found again when the fetch is cancelled before it
+        # heard of its id, so the id is chosen here.
+        is_sync = request.mode is BackfillMode.SYNC
+        self._own_id = f"fetch-{uuid.uuid4().hex}" if is_sync else None
+        self._has_submitted = False
         self.newest = newest
 
     async def run(self, answer: CoverageAnswer | None) -> FetchResult:
@@ -180,6 +186,7 @@ class Fetching:
         """
         self._check_sync_gap(wanted)
         until_ms = self._clock.monotonic_ms() + (wait_ms or self._left_ms())
+        self._has_submitted = redo is None
         try:
             self._plan = await run_within(
                 self._clock,
@@ -212,6 +219,7 @@ class Fetching:
                 Wanted(symbol=request.series.symbol, start_ms=each.start_ms, end_ms=each.end_ms)
                 for each in wanted[:MAX_WANTED]
             ),
+            id=self._own_id if redo is None and not dry_run else None,
             window_bars=request.window_bars,
             # The caller's deadline travels along, and orders the work among equals.
             deadline_ms=self._clock.wall_ms() + self._left_ms(),
@@ -235,9 +243,9 @@ class Fetching:
 
     async def _cancel_own_backfill(self) -> None:
         """In mode ``sync`` a backfill does not outlive the fetch that wanted it."""
-        if self._plan is None or self._request.mode is not BackfillMode.SYNC:
+        if self._own_id is None or not self._has_submitted:
             return
-        cancelling = self._coordinator.cancel(self._plan.id)
+        cancelling = self._coordinator.cancel(self._own_id)
         try:
             await run_within(self._clock, CANCEL_WITHIN_MS, cancelling)
         except (BudgetSpent, CoordinatorUnavailable, OutcomeUnknown, RequestRefused) as exc:
@@ -246,7 +254,7 @@ class Fetching:
                 "backfill.cancel_failed",
                 level=logging.WARNING,
                 node_id=self._request.node_id,
-                backfill_id=self._plan.id,
+                backfill_id=self._own_id,
                 reason=str(exc) or type(exc).__name__,
             )
 

@@ -49,7 +49,8 @@ _QUOTES: Final = ("USDT", "USDC", "BUSD", "TUSD", "BTC", "ETH", "BNB", "EUR", "U
 
 NonNegativeInt = Annotated[int, Meta(ge=0)]
 Ident = Annotated[str, Meta(min_length=1, max_length=200)]
-ConnectorName = Annotated[str, Meta(min_length=3, max_length=200, pattern=r"^[a-z0-9_]+:.+$")]
+_CONNECTOR: Final = r"^[a-z0-9_]+:.+$"
+ConnectorName = Annotated[str, Meta(min_length=3, max_length=200, pattern=_CONNECTOR)]
 
 
 class DataKind(StrEnum):
@@ -133,9 +134,11 @@ class Preset:
     def dataset_spec(self, venues: Mapping[str, Venue], *, store: str | None = None) -> DatasetSpec:
         """Return the identity that the dataset's first backfill registers.
 
-        ``store`` replaces the preset's storage. Whether the series is dense is the preset's word,
-        else the venue's.
+        ``store`` replaces the preset's storage (``InvalidInput`` when it is no store's name).
+        Whether the series is dense is the preset's word, else the venue's.
         """
+        if store is not None and not re.fullmatch(_CONNECTOR, store):
+            raise InvalidInput("store", f"{store!r} is not like questdb:TABLE or parquet:DIR")
         venue = venues.get(self.backfill.source) or cautious_venue(self.backfill.source)
         return DatasetSpec(
             kind=self.kind.value,

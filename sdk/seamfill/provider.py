@@ -160,7 +160,7 @@ class SeamlessDataProvider:
         fetching = Fetching(
             request,
             coordinator=opened.coordinator,
-            store=self._store(request.spec),
+            store=self._store_of(request, newest),
             clock=self._clock,
             begun_ms=begun_ms,
             newest=newest,
@@ -312,6 +312,20 @@ class SeamlessDataProvider:
                     name, f"{mine!r} contradicts {theirs!r}, with which the dataset is registered"
                 )
         return registered
+
+    def _store_of(self, request: ReadRequest, newest: CoverageAnswer | None) -> StoreReader:
+        try:
+            return self._store(request.spec)
+        except InvalidInput as exc:
+            if newest is not None:
+                raise
+            # Where the dataset is really kept only the coordinators know; the preset's storage was
+            # a guess, and must not be what the caller is told to repair.
+            raise CoordinatorUnavailable(
+                f"{request.subject}: no coordinator told where the dataset is kept, and the"
+                f" preset's storage can not be opened instead ({exc.message});"
+                " see `coordinator status`"
+            ) from exc
 
     def _store(self, spec: DatasetSpec) -> StoreReader:
         if self._given_storage is not None:

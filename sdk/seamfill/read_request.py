@@ -114,7 +114,7 @@ class ReadRequest:
         """Say which bars could not be explained, and why the first of them."""
         first = found.violated[0]
         bars = self.bars(sum(each.end_ms - each.start_ms for each in found.violated))
-        why = " ".join(filter(None, (first.reason, first.detail)))
+        why = f"{first.reason} ({first.detail})" if first.detail else first.reason
         return BackfillViolated(
             f"{self.subject}: {bars} bars could neither be filled nor be proved absent; the first"
             f" from {format_ms(first.start_ms)}: {why}. Try again:"

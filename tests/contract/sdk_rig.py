@@ -18,7 +18,7 @@ from contract.http_rig import HttpRig, http_rig
 from seamfill.bars import Bars, content_digest
 from seamfill.client import CoordinatorClient
 from seamfill.config import SeamlessConfig
-from seamfill.connectors import WindowWrite
+from seamfill.connectors import Store, WindowWrite
 from seamfill.memory_store import MemoryStore
 from seamfill.protocol.leases import (
     AcquireRequest,
@@ -60,7 +60,7 @@ class BenchWorker:
     """Fills windows when told to. ``holes``: bars that the source does not have."""
 
     client: CoordinatorClient
-    store: MemoryStore
+    store: Store
     holes: set[int] = field(default_factory=set)
     shift: float = 0.0
     written: list[GrantedLease] = field(default_factory=list)
@@ -70,7 +70,7 @@ class BenchWorker:
             AcquireRequest(
                 worker=WorkerIdentity(id="bench", boot="b1"),
                 offers=(SourceOffer(source="ccxt:binance"),),
-                stores=("memory:*",),
+                stores=(f"{self.store.name.partition(':')[0]}:*",),
                 max_windows=64,
                 wait_ms=wait_ms,
             )
@@ -108,6 +108,7 @@ class BenchWorker:
 
     async def _write(self, lease: GrantedLease, bars: Bars) -> None:
         self.written.append(lease)
+        await self.store.prepare(lease.spec)
         await self.store.write(
             [
                 WindowWrite(

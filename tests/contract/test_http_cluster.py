@@ -154,6 +154,7 @@ async def test_every_node_shows_the_whole_cluster(cluster: Cluster) -> None:
         for rig in cluster.running.values():
             while not await all_healthy(rig):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+            assert (await rig.get("/readyz")).status == 200
 
 
 async def test_acquire_waits_at_a_follower_too(cluster: Cluster) -> None:

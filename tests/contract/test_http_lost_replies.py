@@ -78,6 +78,20 @@ async def test_a_grant_nobody_heard_of_is_found_out_and_given_back(
     assert call == "claim" or len(again.body["leases"]) == 1
 
 
+async def test_a_node_that_stops_gives_grants_back_first(tmp_path: Path) -> None:
+    clock = SteppedClock()
+    replica = LossyReplica(clock=clock)
+    await replica.start()
+    async with serving(replica, Facts(data_dir=tmp_path), clock, limits=QUICK) as rig:
+        await rig.field_call("/v1/leases/claim", {"key": "first"})
+        replica.losing = FOR_EVER
+        await rig.field_call("/v1/leases/claim", {"key": "k"})
+        assert rig.service.unsettled == 1
+        replica.losing = 0
+    assert rig.service.given_back_total == 1
+    await replica.stop()
+
+
 async def test_with_the_clients_own_identity_nothing_is_given_back(
     lossy: tuple[HttpRig, LossyReplica],
 ) -> None:

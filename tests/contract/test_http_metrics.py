@@ -51,6 +51,8 @@ async def test_grants_completions_and_expiries_are_counted(rig: HttpRig) -> None
     await rig.submit(start_ms=lease["end_ms"])
     await rig.acquire(ttl_ms=10_000)
     await rig.advance(20_000)
+    await rig.get("/nowhere")
+    await rig.call("POST", "/v1/leases/claim", raw=b"{")
     seen = await samples(rig)
 
     def value(name: str, **labels: str) -> float:
@@ -62,7 +64,10 @@ async def test_grants_completions_and_expiries_are_counted(rig: HttpRig) -> None
     assert value("coordinator_lease_expired_total", reason="ttl") == 1
     assert value("coordinator_lease_expired_total", reason="claim_ttl") == 1
     assert value("coordinator_backfill_bars", fact="wanted") == 60
-    assert value("coordinator_http_requests_total", operation="acquireLeases", status="200") == 2
+    requests = "coordinator_http_requests_total"
+    assert value(requests, operation="acquireLeases", status="200") == 2
+    assert value(requests, operation="claimLease", status="400") == 1
+    assert value(requests, operation="none", status="404") == 1
 
 
 async def test_a_ratio_is_shown_only_while_its_lease_lives(rig: HttpRig) -> None:

@@ -364,18 +364,21 @@ async def seconds_until_unavailable(store: QuestDBStore) -> float:
 async def test_a_cancelled_query_on_a_silent_server_returns_at_once(
     mortal_questdb: QuestDBServer,
 ) -> None:
+    """The driver's own way of cancelling would wait ten seconds for each of the two."""
     wire = PgWire(mortal_questdb.dsn)
-    await wire.fetch("SELECT 1")
-    mortal_questdb.pause()
-    began = time.monotonic()
-    with pytest.raises(StoreUnavailable, match=r"within 0\.2 s"):
-        await wire.fetch("SELECT 2", timeout_s=0.2)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(wire.fetch("SELECT 3"), 0.2)
-    assert time.monotonic() - began < 2
-    mortal_questdb.resume()
-    assert await wire.fetch("SELECT 4") == [(4,)]
-    await wire.aclose()
+    try:
+        await wire.fetch("SELECT 1")
+        mortal_questdb.pause()
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"within 0\.2 s"):
+            await wire.fetch("SELECT 2", timeout_s=0.2)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(wire.fetch("SELECT 3"), 0.2)
+        assert time.monotonic() - began < 8
+        mortal_questdb.resume()
+        assert await wire.fetch("SELECT 4") == [(4,)]
+    finally:
+        await wire.aclose()
 
 
 def test_addresses_are_read_from_the_environment() -> None:

@@ -16,8 +16,8 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=120,
-    stateful_step_count=60,
+    max_examples=150,
+    stateful_step_count=50,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.register_profile(

@@ -19,6 +19,7 @@ Readings of the design where its text leaves room (each is checked against the m
   not to who wants it: cancelling and submitting again must not shorten it.
 * A bar that no backfill wants any more keeps its fact; its attempts, its cursor and a pending redo
   are forgotten as soon as no lease holds it.
+* ``low`` counts even in a request that is then refused: it says what the client has heard.
 * A bar that nobody wants can be completed, but never becomes violated.
 * A backfill that asked for a redo ends incomplete where the redo failed, though a fact stands.
 * A fence is alive for a bar while a lease holds it, or while the bar waits since that lease
@@ -136,10 +137,13 @@ class Bar:
         return before[-1] if before else gens[0]
 
     def violate(self, reason: str, rev: int, *, told: bool) -> None:
-        """End without success; a redo leaves the older fact in place and is marked."""
+        """End without success; a redo leaves the older fact, and is marked.
+
+        An older violated fact takes the newer reason.
+        """
         if not told:
             self.forget_task()
-        elif self.redo:
+        elif self.redo and self.fact is not None and self.fact.kind is not Kind.VIOLATED:
             self.redo = False
             self.redo_failed = reason
             self.forget_task()
@@ -295,29 +299,26 @@ class NaiveModel:
         if request.client == c.NO_CLIENT:
             return self._operations(request)
         session = self.sessions.get(request.client)
-        refusal: RejectReason | None = None
         if session is None:
-            refusal = RejectReason.SESSION_UNKNOWN
-        elif not 0 <= request.low <= request.sequence:
-            refusal = RejectReason.INVALID
-        elif request.sequence < session.low:
-            refusal = RejectReason.SESSION_UNKNOWN
-        elif request.sequence >= max(session.low, request.low) + SESSION_SPAN:
-            refusal = RejectReason.INVALID
-        if session is None or refusal is not None:
-            assert refusal is not None
-            no = Rejected(reason=refusal)
-            return o.Reply(outcomes=(no,) * len(request.operations), rev=self.rev)
+            return self._refuse_all(request, RejectReason.SESSION_UNKNOWN)
         session.last_heard = self.clock
         session.low = max(session.low, request.low)
         for sequence in [s for s in session.outcomes if s < session.low]:
             del session.outcomes[sequence]
+        if request.sequence < session.low:
+            return self._refuse_all(request, RejectReason.SESSION_UNKNOWN)
+        if request.sequence >= session.low + SESSION_SPAN:
+            return self._refuse_all(request, RejectReason.INVALID)
         if request.sequence in session.outcomes:
             outcomes, rev = session.outcomes[request.sequence]
             return o.Reply(outcomes=outcomes, rev=rev, repeated=True)
         reply = self._operations(request)
         session.outcomes[request.sequence] = (reply.outcomes, reply.rev)
         return reply
+
+    def _refuse_all(self, request: c.Request, reason: RejectReason) -> o.Reply:
+        refusal = Rejected(reason=reason)
+        return o.Reply(outcomes=(refusal,) * len(request.operations), rev=self.rev)
 
     def _operations(self, request: c.Request) -> o.Reply:
         outcomes = []
@@ -396,6 +397,7 @@ class NaiveModel:
                 if bar.holder is None and ts not in wanted:
                     bar.forget_task()
                     bar.redo = False
+                    bar.gen = 0 if bar.fact is None else bar.fact.gen
         for backfill in self.backfills.values():
             if backfill.state in ("active", "paused"):
                 self._finish(backfill)
@@ -434,17 +436,17 @@ class NaiveModel:
             submit.dataset, submit.spec, submit.wanted, submit.window_bars,
             submit.priority, submit.deadline_ms, submit.redo,
         )  # fmt: skip
+        registered = self.datasets.get(submit.dataset)
+        if registered is not None and registered != submit.spec:
+            return Rejected(
+                reason=RejectReason.SPEC_CONFLICT, field=_spec_difference(registered, submit.spec)
+            )
         backfill_id = submit.backfill_id or f"bf-{self.rev}"
         known = self.backfills.get(backfill_id)
         if known is not None:
             if known.request != requested:
                 return Rejected(reason=RejectReason.BACKFILL_CONFLICT)
             return _replace_plan(known.plan, repeated=True)
-        registered = self.datasets.get(submit.dataset)
-        if registered is not None and registered != submit.spec:
-            return Rejected(
-                reason=RejectReason.SPEC_CONFLICT, field=_spec_difference(registered, submit.spec)
-            )
         wanted: dict[SeriesKey, set[int]] = {}
         for each in submit.wanted:
             for ts in range(each.start_ms, each.end_ms, interval):
@@ -517,6 +519,10 @@ class NaiveModel:
                     series.bars[ts].holder == lease.fence for ts in chosen
                 ):
                     self._end(lease, delay=LOCK_DELAY_MS, quiet=LOCK_DELAY_MS)
+            ended = {series.bars[ts].late_fence for ts in chosen}
+            for bar in series.bars.values():
+                if bar.late_fence in ended:
+                    bar.late_fence = None
             if chosen:
                 series.highest_gen += 1
         for ts in chosen:

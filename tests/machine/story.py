@@ -5,7 +5,7 @@ compares the text with a fresh telling, and ``--rewrite`` stores the telling for
 
 Every line that begins in the first column is a comment (``#``) or a command; the indented lines
 below a command are what the machine answered. Bars are numbered: bar n opens at n × interval.
-``[a,b)`` is a half-open range of bars. ``docs``: see ``Story`` for the verbs.
+``[a,b)`` is a half-open range of bars.
 
 Unless a story begins with ``# model: off`` (it uses what the naive model leaves out, such as
 limits), each of its commands is also checked against the model.

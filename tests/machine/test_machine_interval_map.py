@@ -66,6 +66,16 @@ def test_parts_and_holes_tile_every_range(
     assert pieces.touches(start, end) == any(point in points for point in range(start, end))
 
 
+def test_an_empty_range_holds_nothing_and_changes_nothing() -> None:
+    pieces: IntervalMap[int] = IntervalMap()
+    pieces.put(0, 10, 1)
+    pieces.clear(5, 5)
+    assert list(pieces) == [(0, 10, 1)]
+    assert pieces.overlapping(5, 5) == []
+    assert pieces.holes(5, 5) == []
+    assert not pieces.touches(5, 5)
+
+
 def test_cut_and_join_are_asked_for_the_values_of_parts() -> None:
     """Values here are lengths: cutting and joining must keep their sum equal to what is held."""
     pieces: IntervalMap[int] = IntervalMap(

@@ -9,13 +9,16 @@ from __future__ import annotations
 from functools import cache
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from machine import replay
 from seamfill_coordinator.machine import codec, invariants
 from seamfill_coordinator.machine import outcomes as o
 from seamfill_coordinator.machine.machine import LeaseMachine
+
+MANY = settings(max_examples=settings().max_examples * 5)
+"""These examples cost a millisecond each, the state machine's a hundred."""
 
 EXTREMES: tuple[object, ...] = (
     None, True, False, 0, 1, -1, 2, 59_999, 60_000, 1 << 31, 1 << 53, (1 << 62) - 1, 1 << 62,
@@ -66,11 +69,13 @@ def _is_refused_whole(applied: o.Applied) -> bool:
     return isinstance(outcome, o.Rejected) and outcome.reason is o.RejectReason.UNKNOWN_COMMAND
 
 
+@MANY
 @given(st.binary(max_size=200))
 def test_any_bytes_are_answered(data: bytes) -> None:
     _feed(_lived_in(), data)
 
 
+@MANY
 @given(
     which=st.integers(0, 10_000),
     damage=st.lists(
@@ -96,6 +101,7 @@ def test_damaged_commands_are_answered(which: int, damage: list[tuple[str, int, 
     _feed(_lived_in(), bytes(data))
 
 
+@MANY
 @given(
     which=st.integers(0, 10_000),
     changes=st.lists(

@@ -132,9 +132,11 @@ class World(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ backfills
 
-    @initialize(window=st.sampled_from((4, 10)), both=st.booleans())
-    def begin(self, window: int, both: bool) -> None:
+    @initialize(window=st.sampled_from((4, 10)), both=st.booleans(), session=st.booleans())
+    def begin(self, window: int, both: bool, session: bool) -> None:
         """Something to do from the start, so that no run is about nothing."""
+        if session:
+            self.change_session(how=0, which=0)
         ranges = [bars(0, 0, 20), bars(1, 4, 10)] if both else [bars(0, 0, 20)]
         self.send(self._submit("dense", ranges, window, 0, None, None))
         self.send(self._acquire(0, 2, 30_000, None))

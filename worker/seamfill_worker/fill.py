@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, assert_never
+from typing import Final, TypeGuard, TypeVar, assert_never
 
 from seamfill.clock import Clock
 from seamfill.connectors import Page, Source
@@ -36,6 +36,10 @@ from seamfill_worker.telemetry import WorkerMetrics
 __all__ = ["Venued", "window_of"]
 
 T = TypeVar("T")
+_BeginningKey = tuple[str, str, int, int]
+
+_BEGINNING_KEPT_MS: Final = 60_000
+_BEGINNINGS_KEPT: Final = 1_000
 
 
 class Venued:
@@ -54,6 +58,7 @@ class Venued:
             weight_per_minute=venue.weight_per_minute, page_weight=venue.page_weight
         )
         self._usage: Usage | None = None
+        self._beginnings: dict[_BeginningKey, _Beginning] = {}
 
     def take_usage(self) -> tuple[Usage, ...]:
         """Return what the venue said since the last call, for the next report."""
@@ -65,13 +70,19 @@ class Venued:
         steps = fill(window_of(held.grant, self.source))
         budget = _Budget(held.grant.budget_weight, self.source.venue.page_weight)
         reply: Reply | None = None
+        begun: set[Question] = set()
         while True:
             try:
                 question = next(steps) if reply is None else steps.send(reply)
             except StopIteration as done:
                 verdict: Verdict = done.value
                 return verdict
-            answer = await self._answer(held, question, budget)
+            answer: Reply | GiveBack | GiveUp
+            if _is_beginning(question, held.grant) and question not in begun:
+                begun.add(question)
+                answer = await self._beginning(held, question, budget)
+            else:
+                answer = await self._answer(held, question, budget)
             if isinstance(answer, GiveBack | GiveUp):
                 steps.close()
                 return answer
@@ -88,6 +99,33 @@ class Venued:
             case AskTrading():
                 return await self._tries(lambda: self._trading(held.grant))
         assert_never(question)
+
+    async def _beginning(
+        self, held: Held, question: AskPage, budget: _Budget
+    ) -> Answered | GiveBack | GiveUp:
+        """Ask about a symbol's first bars once for all windows that want to know it now.
+
+        A series that was listed late has many windows before its first bar, and they are granted
+        together: each would ask the same. A window that asks again (its answers disagreed) gets an
+        answer of its own, so that a passing lie is not passed on.
+        """
+        series = held.grant.series
+        key = (series.dataset, series.symbol, question.start_ms, question.limit_bars)
+        known = self._beginnings.setdefault(key, _Beginning())
+        async with known.asking:
+            heard = known.answer
+            if (
+                heard is not None
+                and heard.sent_ms >= question.not_before_ms
+                and self._clock.monotonic_ms() - heard.at_ms <= _BEGINNING_KEPT_MS
+            ):
+                return heard
+            answer = await self._tries(lambda: self._page(held, question, budget))
+            if isinstance(answer, Answered):
+                known.answer = answer
+            if len(self._beginnings) > _BEGINNINGS_KEPT:
+                self._beginnings.pop(next(iter(self._beginnings)))
+            return answer
 
     async def _tries(self, ask: Callable[[], Awaitable[T]]) -> T | GiveBack | GiveUp:
         """Ask until it answers or ``retry`` says to stop."""
@@ -165,6 +203,25 @@ class Venued:
                 server_time_ms=page.asked.server_time_ms,
                 now_ms=now_ms,
             )
+
+
+class _Beginning:
+    """The last answer to one question about a symbol's first bars, and who is asking it."""
+
+    __slots__ = ("answer", "asking")
+
+    def __init__(self) -> None:
+        self.answer: Answered | None = None
+        self.asking = asyncio.Lock()
+
+
+def _is_beginning(question: Question, grant: GrantedLease) -> TypeGuard[AskPage]:
+    """Tell whether the answer is about the symbol's first bars, and not about this window."""
+    return (
+        isinstance(question, AskPage)
+        and question.start_ms <= grant.spec.interval_ms
+        and question.start_ms < grant.start_ms
+    )
 
 
 class _Budget:

@@ -90,9 +90,10 @@ class Heartbeat:
         if result.status == "refused":
             if result.reason == "worker_replaced":
                 raise WorkerReplaced
-            # A lease whose facts are on their way is left to the answer to its completion, which
-            # may still count: the fence decides there, not the deadline.
-            if held.stage < Stage.REPORTING:
+            # Facts on their way are left to the answer to their completion: after mere expiry the
+            # fence decides there, not the deadline. So is a running write, which trust ends.
+            is_late = result.reason == "expired" and held.stage is Stage.WRITING
+            if held.stage < Stage.REPORTING and not is_late:
                 self._reports.lost(held, result.reason or "refused", covered=result.covered)
             return
         ttl_ms = result.ttl_ms or self._ttl_ms

@@ -130,7 +130,9 @@ class Reading:
         """Accept the last row that both answers end with; return the first bar after it."""
         self.agree(second)
         rows = second.page.bars.between(self.window.lo_ms, self.window.hi_ms)
-        if _first_from(second, self.window.hi_ms) is not None or second.page.open_from_ms:
+        # The second answer begins further left: an open bar before the window is no news of it.
+        has_opened = (second.page.open_from_ms or 0) >= self.window.lo_ms
+        if has_opened or _first_from(second, self.window.hi_ms) is not None:
             raise Disagreement("a later bar has appeared since")
         if self._unsure is not None:
             _compare(self._unsure, _only_last(rows))

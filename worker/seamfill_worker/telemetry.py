@@ -36,7 +36,7 @@ class WorkerMetrics:
         )
         self._last = Gauge(
             "backfill_last_timestamp",
-            "End of the newest completed window of a series, epoch ms.",
+            "End of the last completed window of a series, epoch ms.",
             ["node_id", "interval"],
             registry=self.registry,
         )

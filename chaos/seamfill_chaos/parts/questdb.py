@@ -154,8 +154,13 @@ class QuestDBServer:
             self._process.wait()
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing answers, from when this returns on."""
+        if self._process is None or not self.running:
+            return
         self._signal(signal.SIGSTOP)
+        # A signal is only sent so far: on a busy machine its threads may go on for a while.
+        # WNOWAIT leaves an exit for Popen to collect.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """SIGCONT."""

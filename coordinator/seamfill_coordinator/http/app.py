@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from typing import Final
 
@@ -89,9 +89,10 @@ def build_app(
         public_url=public_url,
         started_ms=clock.monotonic_ms(),
     )
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_edge(node)])
+    operations: dict[object, str] = {}
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_edge(node, operations)])
     app[NODE] = node
-    _add_routes(app, node)
+    _add_routes(app, node, operations)
     app.on_shutdown.append(_let_go)
     app.cleanup_ctx.append(_running)
     if config.metrics_listen is not None:
@@ -99,10 +100,14 @@ def build_app(
     return app
 
 
-def _add_routes(app: web.Application, node: Node) -> None:
+def _add_routes(app: web.Application, node: Node, operations: dict[object, str]) -> None:
+    """Route every endpoint; note in ``operations`` which handler is which, for the metrics."""
     for endpoint in ENDPOINTS:
         handler = _handler(endpoint, node)
+        operations[handler] = endpoint.name
         app.router.add_route(endpoint.method, endpoint.path, handler)
+        if endpoint.is_probe:
+            app.router.add_route("HEAD", endpoint.path, handler)
         if endpoint.path.startswith("/v1/leases"):
             app.router.add_route(endpoint.method, ALIAS_PREFIX + endpoint.path, handler)
 
@@ -162,13 +167,7 @@ async def _metrics_port(app: web.Application) -> AsyncIterator[None]:
 
 def _handler(endpoint: Endpoint, node: Node) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        started_ms = node.clock.monotonic_ms()
-        try:
-            response = await _handle(endpoint, node, request)
-        finally:
-            seconds = (node.clock.monotonic_ms() - started_ms) / 1000
-        node.metrics.observe_request(endpoint.name, response.status, seconds)
-        return response
+        return await _handle(endpoint, node, request)
 
     return handle
 
@@ -225,7 +224,7 @@ async def _deliver(
 def _response(endpoint: Endpoint, node: Node, request: web.Request, answer: Answer) -> web.Response:
     return respond(
         answer,
-        stamp=node.service.stamp(),
+        stamp=answer.stamp or node.service.stamp(),
         trace_id=_trace_id(request),
         has_ratio=endpoint.has_ratio,
     )
@@ -246,8 +245,8 @@ def _trace_id(request: web.Request) -> str:
     return found[1] if found else uuid.uuid4().hex
 
 
-def _edge(node: Node) -> Middleware:
-    """Return the outermost layer: bounds what is held, and turns what was raised into problems."""
+def _edge(node: Node, operations: Mapping[object, str]) -> Middleware:
+    """Return the outermost layer: bounds what is held, counts, and leaves nothing unanswered."""
     in_flight = 0
 
     @web.middleware
@@ -255,27 +254,38 @@ def _edge(node: Node) -> Middleware:
         nonlocal in_flight
         if in_flight >= MAX_IN_FLIGHT:
             return _plain_problem(node, request, problem("overloaded", retry_after_ms=1_000))
+        began_ms = node.clock.monotonic_ms()
         in_flight += 1
         try:
-            return await handler(request)
-        except web.HTTPException as exc:
-            return _from_aiohttp(node, request, exc)
-        except Exception as exc:
-            trace_id = _trace_id(request)
-            log_event(
-                _log,
-                "http.bug",
-                level=logging.ERROR,
-                exc=exc,
-                trace_id=trace_id,
-                method=request.method,
-                path=request.path,
-            )
-            return _plain_problem(node, request, problem("internal_error"), trace_id)
+            response = await _answered(node, request, handler)
         finally:
             in_flight -= 1
+        seconds = (node.clock.monotonic_ms() - began_ms) / 1000
+        node.metrics.observe_request(
+            operations.get(request.match_info.handler, "none"), response.status, seconds
+        )
+        return response
 
     return edge
+
+
+async def _answered(node: Node, request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as exc:
+        return _from_aiohttp(node, request, exc)
+    except Exception as exc:
+        trace_id = _trace_id(request)
+        log_event(
+            _log,
+            "http.bug",
+            level=logging.ERROR,
+            exc=exc,
+            trace_id=trace_id,
+            method=request.method,
+            path=request.path,
+        )
+        return _plain_problem(node, request, problem("internal_error"), trace_id)
 
 
 def _from_aiohttp(node: Node, request: web.Request, exc: web.HTTPException) -> web.Response:

@@ -110,7 +110,7 @@ class Endpoint:
     summary: str
     alternatives: tuple[Alternative, ...]
     query: type[Struct] = Nothing
-    also_unready: bool = False
-    """Answers 503 with the same body as 200 (the probes)."""
+    is_probe: bool = False
+    """Answers 503 with the same body as 200, and HEAD too."""
     has_ratio: bool = False
     """Errors carry ``completion_ratio`` (the compatibility calls)."""

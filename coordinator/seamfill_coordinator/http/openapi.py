@@ -160,7 +160,7 @@ def _responses(endpoint: Endpoint) -> Json:
         "content": {media: {"schema": schema}},
     }
     responses: Json = {"200": good, "default": _problem(endpoint)}
-    if endpoint.also_unready:
+    if endpoint.is_probe:
         responses["503"] = {**good, "description": "Not ready; the same body says why."}
     if endpoint.name == "getCoverage":
         responses["304"] = {"description": "Nothing changed since the ETag in If-None-Match."}

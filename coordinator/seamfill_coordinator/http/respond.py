@@ -18,8 +18,7 @@ __all__ = ["problem_response", "respond", "stamp_headers"]
 
 
 def respond(answer: Answer, *, stamp: StateStamp, trace_id: str, has_ratio: bool) -> web.Response:
-    """Return the response; an answer without a stamp of its own gets this node's."""
-    stamp = answer.stamp or stamp
+    """Return the response, with headers that say which state it speaks of."""
     if isinstance(answer.body, Problem):
         return problem_response(answer.body, stamp=stamp, trace_id=trace_id, has_ratio=has_ratio)
     headers = stamp_headers(stamp)

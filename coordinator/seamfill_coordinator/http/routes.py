@@ -69,7 +69,7 @@ def _get(
         summary=summary,
         alternatives=(Alternative(body=Nothing, call=call, answer=answer),),
         query=query,
-        also_unready=probe,
+        is_probe=probe,
     )
 
 

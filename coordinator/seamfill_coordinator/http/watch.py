@@ -38,7 +38,9 @@ async def watch(node: Node, incoming: Incoming, request: web.Request) -> web.Str
     looked_up = replace(incoming, target=request.rel_url.path.removesuffix("/watch"))
     first = await node.service.read(GET_BACKFILL, looked_up)
     if first.status != 200:
-        return respond(first, stamp=node.service.stamp(), trace_id="", has_ratio=False)
+        # The leader's own words, relayed: "not found", with its trace id.
+        stamp = first.stamp or node.service.stamp()
+        return respond(first, stamp=stamp, trace_id="", has_ratio=False)
     await _catch_up(node, 0 if first.stamp is None else first.stamp.rev)
     response = web.StreamResponse(
         headers={

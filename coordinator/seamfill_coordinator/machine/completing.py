@@ -248,7 +248,7 @@ def _digest(text: str) -> int | None:
     return int.from_bytes(raw, "big") if len(raw) == 16 else None
 
 
-def _not_repeated(done: list[Completion], items: list[Item]) -> list[Item] | Rejected:
+def _not_repeated(done: tuple[Completion, ...], items: list[Item]) -> list[Item] | Rejected:
     """Return the items not accepted before under this fence; refuse other content for a range."""
     before = {(row.start_ms, row.end_ms): row.content for row in done}
     fresh = []
@@ -265,7 +265,7 @@ def _not_repeated(done: list[Completion], items: list[Item]) -> list[Item] | Rej
     return fresh
 
 
-def _newest(done: list[Completion], items: list[Item]) -> int:
+def _newest(done: tuple[Completion, ...], items: list[Item]) -> int:
     ranges = {(start, end) for start, end, _, _ in items}
     return max(row.rev for row in done if (row.start_ms, row.end_ms) in ranges)
 
@@ -362,17 +362,15 @@ def _remember(state: State, fence: int, start: int, end: int, content: str) -> N
     row = Completion(fence=fence, start_ms=start, end_ms=end, content=content, rev=state.rev)
     state.completions.append(row)
     known = state.completed.get(fence)
-    if known is None:
-        state.completed[fence] = [row]
-    else:
-        known.append(row)
+    state.completed[fence] = (row,) if known is None else (*known, row)
     row.is_dirty = True
     state.dirty.append(row)
     while len(state.completions) > state.limits.completions:
         oldest = state.completions.popleft()
-        rows = state.completed[oldest.fence]
-        del rows[0]
-        if not rows:
+        rows = state.completed[oldest.fence][1:]
+        if rows:
+            state.completed[oldest.fence] = rows
+        else:
             del state.completed[oldest.fence]
         forget(state, oldest)
 

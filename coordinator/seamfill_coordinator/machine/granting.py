@@ -264,9 +264,9 @@ def _writes(stores: tuple[str, ...], store: str) -> bool:
 
 
 def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weight: int) -> Grant:
-    want, start, end, gen, waiting = candidate
+    want, start, end, gen, waiting, is_plain = candidate
     series = want.series
-    expiries = _take_waiting(state, series, start, end) if series.tasks.touches(start, end) else 0
+    expiries = 0 if is_plain else _take_waiting(state, series, start, end)
     state.fence += 1
     fence = state.fence
     deadline_ms = state.clock_ms + ttl_ms
@@ -328,10 +328,12 @@ def _grant(state: State, worker: Worker, candidate: Candidate, ttl_ms: int, weig
 def _take_waiting(state: State, series: Series, start: int, end: int) -> int:
     """Remove the due waiting parts under a new lease; return the most expiries among them."""
     pieces = [task for _, _, task in series.tasks.overlapping(start, end) if type(task) is Waiting]
+    if not pieces:
+        return 0
     if any(task.expired for task in pieces):
         state.counters.regranted += 1
     clear_tasks(state, series, start, end)
-    return max((task.expiries for task in pieces), default=0)
+    return max(task.expiries for task in pieces)
 
 
 def _nothing(state: State, op: Acquire, why: str, wait_ms: int) -> Nothing:

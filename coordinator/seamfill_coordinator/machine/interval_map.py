@@ -63,6 +63,8 @@ class IntervalMap(Generic[V]):
 
     def overlapping(self, start: int, end: int) -> list[Piece[V]]:
         """Return the pieces that share a point with [start, end), whole, in order."""
+        if start >= end:
+            return []
         i = bisect_right(self.ends, start)
         j = bisect_left(self.starts, end, i)
         return list(zip(self.starts[i:j], self.ends[i:j], self.values[i:j], strict=True))
@@ -91,11 +93,12 @@ class IntervalMap(Generic[V]):
     def touches(self, start: int, end: int) -> bool:
         """Tell whether any point of [start, end) has a value."""
         i = bisect_right(self.ends, start)
-        return i < len(self.starts) and self.starts[i] < end
+        return start < end and i < len(self.starts) and self.starts[i] < end
 
     def clear(self, start: int, end: int) -> None:
         """Forget what [start, end) holds, cutting the pieces that reach out of it."""
-        self._carve(start, end)
+        if start < end:
+            self._carve(start, end)
 
     def put(self, start: int, end: int, value: V) -> None:
         """Give [start, end) a value, replacing what was there, joining with its neighbours."""

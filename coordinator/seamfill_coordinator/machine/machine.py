@@ -143,6 +143,14 @@ def _apply_request(state: State, request: Request) -> Reply:
 def _apply_operations(state: State, request: Request) -> Reply:
     if len(request.operations) > MAX_OPERATIONS:
         return _refuse(state, request, refused(RejectReason.LIMIT_EXCEEDED, "too many operations"))
+    if len(request.operations) == 1:  # nearly always
+        (operation,) = request.operations
+        state.rev += 1
+        state.step += 1
+        outcome = _HANDLERS[type(operation)](state, operation)
+        if state.finishing:
+            finishing.finish_pending(state)
+        return Reply(outcomes=(outcome,), rev=state.rev)
     outcomes: list[Outcome] = []
     for operation in request.operations:
         state.rev += 1

@@ -388,7 +388,7 @@ class Restatement(Row, eq=False, kw_only=True):
     wall_ms: int
 
 
-class Completion(Row, eq=False, kw_only=True):
+class Completion(Row, eq=False, kw_only=True, gc=False):
     """One accepted range of a Complete, remembered so that a repetition is recognised."""
 
     fence: int
@@ -451,7 +451,9 @@ class State(Struct, eq=False):
     session_bytes: int = 0
     digest_sum: int = 0
     dirty: list[Row] = field(default_factory=list)
-    completed: dict[int, list[Completion]] = field(default_factory=dict)
+    completed: dict[int, tuple[Completion, ...]] = field(default_factory=dict)
+    """Fence → its completions. Tuples, since the garbage collector leaves tuples of plain rows
+    alone, and would walk 65,536 lists again and again."""
     deadlines: list[tuple[int, int]] = field(default_factory=list)
     claim_deadlines: list[tuple[int, int]] = field(default_factory=list)
     due: list[tuple[int, int, int]] = field(default_factory=list)

@@ -1,7 +1,8 @@
 """What the lease machine answers. An expected refusal is a value, never an exception.
 
 Owns the outcome of each operation and the reasons for "no". Must not know HTTP statuses. Outcomes
-are kept in sessions, hence part of the snapshot format: same rules as ``commands``.
+are kept in sessions, hence part of the snapshot format: same rules as ``commands``. Frozen values
+can not form cycles, so the garbage collector is told to leave them alone (``gc=False``).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class RejectReason(StrEnum):
     WRONG_STATE = "wrong_state"
 
 
-class Result(Struct, frozen=True, kw_only=True, array_like=True):
+class Result(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Base of all outcomes."""
 
 
@@ -96,7 +97,7 @@ class Accepted(Result, frozen=True, tag=4):
     dry_run: bool
 
 
-class Grant(Struct, frozen=True, kw_only=True, array_like=True):
+class Grant(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     dataset: str
     symbol: str
     start_ms: int
@@ -185,7 +186,7 @@ Outcome = (
 )
 
 
-class Event(Struct, frozen=True, kw_only=True, array_like=True):
+class Event(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Something worth telling, for logs, metrics and the event ring: name first, facts as fields.
 
     Names: lease.granted lease.expired lease.completed lease.stale lease.failed lease.released
@@ -198,7 +199,7 @@ class Event(Struct, frozen=True, kw_only=True, array_like=True):
     facts: tuple[tuple[str, str | int | float | None], ...] = ()
 
 
-class Reply(Struct, frozen=True, kw_only=True, array_like=True):
+class Reply(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """Outcomes of one request, one per operation; ``rev`` after the last of them."""
 
     outcomes: tuple[Outcome, ...]

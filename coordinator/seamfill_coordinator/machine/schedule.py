@@ -53,6 +53,8 @@ class Candidate(NamedTuple):
     end_ms: int
     gen: int
     waiting: Waiting | None
+    is_plain: bool
+    """No task lies in it."""
 
 
 def next_candidate(backfill: Backfill, clock_ms: int) -> Candidate | None:
@@ -65,7 +67,7 @@ def next_candidate(backfill: Backfill, clock_ms: int) -> Candidate | None:
             continue
         end = _free_until(want, position, cell_ms + backfill.cell_ms)
         if end:
-            return Candidate(want, position, end, 0, None)
+            return Candidate(want, position, end, 0, None, True)
         found = _first_eligible(want, position, clock_ms)
         if found is None:
             want.position = -1
@@ -82,7 +84,7 @@ def next_candidate(backfill: Backfill, clock_ms: int) -> Candidate | None:
             heapreplace(heap, (start_cell, symbol, start, want))
         limit = min(limit, start_cell + backfill.cell_ms)
         end = _extent(want.series, start, limit, gen, waiting, clock_ms)
-        return Candidate(want, start, end, gen, waiting)
+        return Candidate(want, start, end, gen, waiting, False)
     return None
 
 

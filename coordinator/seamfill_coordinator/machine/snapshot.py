@@ -370,7 +370,7 @@ class _Loader:
             fence=fence, start_ms=start, end_ms=end, content=rest[0], rev=rest[1]
         )
         self._state.completions.append(row)
-        self._state.completed.setdefault(fence, []).append(row)
+        self._state.completed[fence] = (*self._state.completed.get(fence, ()), row)
         return row
 
 

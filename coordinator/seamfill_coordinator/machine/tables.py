@@ -43,7 +43,8 @@ def touch(state: State, row: Row) -> None:
 def forget(state: State, row: Row) -> None:
     """Take a row that leaves its table out of the digest."""
     row.is_gone = True
-    state.digest_sum = (state.digest_sum - row.row_digest) % DIGEST_MODULUS
+    if row.row_digest:  # most rows that leave were never in it
+        state.digest_sum = (state.digest_sum - row.row_digest) % DIGEST_MODULUS
 
 
 def emit(state: State, name: str, facts: tuple[tuple[str, str | int | float | None], ...]) -> None:

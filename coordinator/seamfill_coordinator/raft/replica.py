@@ -319,8 +319,13 @@ class PysyncobjReplica:
         core, timing = self._core, self._settings.timing
         if core is None or core.is_leader or core.last_leader_id != node_id:
             return
-        delay_ms = random.uniform(timing.lost_leader_min_ms, timing.lost_leader_max_ms)
-        core.call_election_within(delay_ms / 1000)
+        # All followers hear of it in the same millisecond. Each has a slot of its own, by its place
+        # among them, half of it left to chance: drawn from one range two of thirty elections split.
+        me = self._settings.node_id
+        followers = sorted({me, *self._settings.peers} - {node_id})
+        share = (followers.index(me) + random.uniform(0, 0.5)) / len(followers)
+        slots_ms = timing.lost_leader_max_ms - timing.lost_leader_min_ms
+        core.call_election_within((timing.lost_leader_min_ms + share * slots_ms) / 1000)
 
     # Reigns
 

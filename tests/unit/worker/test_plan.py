@@ -97,6 +97,23 @@ def test_a_window_inside_an_outage_finds_its_left_neighbour(before: int) -> None
     assert verdict.covered == ()
 
 
+@pytest.mark.parametrize("when", range(1, 7))
+@pytest.mark.parametrize("minute", [-6, 50])
+def test_both_answers_of_a_proof_show_the_same_neighbours(when: int, minute: int) -> None:
+    """One answer without a neighbour that lies outside the window does not move it."""
+    hidden = BASE + minute * MINUTE
+    venue = ModelVenue(
+        [*range(-100, -5), *range(50, 80)],
+        page_bars=100,
+        lie=lambda number, rows: (
+            [row for row in rows if row[0] != hidden] if number == when else rows
+        ),
+    )
+    verdict = filled(drive(fill(window(0, 20, page_bars=100)), venue))
+    receipt = verdict.gaps[0].receipt
+    assert (receipt.left_ms, receipt.right_ms) == (BASE - 6 * MINUTE, BASE + 50 * MINUTE)
+
+
 def test_what_lies_before_the_first_bar_is_not_listed_and_the_date_is_learnt() -> None:
     venue = ModelVenue(range(25, 90))
     verdict = filled(drive(fill(window(0, 40)), venue))
@@ -144,6 +161,13 @@ def test_a_bar_is_taken_once_it_has_closed_and_settled() -> None:
     verdict = filled(drive(fill(window(20, 30)), venue))
     assert_bars(verdict, list(range(20, 30)))
     assert verdict.rest is None
+
+
+def test_a_window_that_lies_wholly_in_the_future_waits() -> None:
+    """The open bar before it is no news of the window itself."""
+    venue = ModelVenue([0], now_minute=0.5)
+    verdict = filled(drive(fill(window(1, 2)), venue))
+    assert verdict.rest == Unclosed(from_ms=BASE + MINUTE, delay_ms=90_000 + SETTLE)
 
 
 def test_an_open_bar_is_a_right_neighbour() -> None:
@@ -256,7 +280,7 @@ class TestAnyWorld:
         now=st.one_of(st.just(1_000_000.0), st.integers(0, 200).map(lambda m: m + 0.5)),
         trading=st.booleans(),
     )
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=300, deadline=None)
     def test_the_verdict_is_the_truth(
         self,
         exist: set[int],

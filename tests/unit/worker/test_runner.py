@@ -74,6 +74,15 @@ async def test_gaps_travel_with_their_reasons_and_the_listing_date_is_learnt_onc
     assert await rig.stored_minutes() == [*range(45, 100), *range(107, 140)]
 
 
+async def test_windows_held_together_ask_once_where_a_symbol_begins() -> None:
+    """Ten windows lie before the first bar, all granted at once: two answers serve them all."""
+    rig = rig_with(range(205, 300))
+    rig.submit(0, 260)
+    await rig.run_until(rig.is_settled)
+    assert rig.coverage().listed_from_ms == BASE + 205 * MINUTE
+    assert [at_ms for at_ms in rig.source.asked if at_ms <= MINUTE] == [0, MINUTE]
+
+
 async def test_what_can_not_be_proved_is_violated_by_its_name() -> None:
     rig = rig_with(range(50))
     rig.submit(0, 80)

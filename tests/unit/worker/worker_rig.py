@@ -49,12 +49,14 @@ class ModelSource:
             settle_ms=SETTLE,
         )
         self.fetches = 0
+        self.asked: list[int] = []
         self.before: Callable[[int], Awaitable[None]] = _at_once
         self.closed = False
 
     async def fetch(self, symbol: str, interval_ms: int, *, start_ms: int, limit_bars: int) -> Page:
         assert interval_ms == MINUTE
         self.fetches += 1
+        self.asked.append(start_ms)
         await self.before(self.fetches)
         return self.model.page(AskPage(start_ms=start_ms, limit_bars=limit_bars))
 

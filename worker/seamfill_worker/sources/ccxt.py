@@ -163,13 +163,16 @@ class CcxtSource:
 
     def _page(self, ask: _Ask, bars: Bars, closed: Bars, heard: _Heard, seen: _ClockSeen) -> Page:
         rows = len(bars)
+        # What the venue says itself is the evidence. Our own reckoning jumps a little whenever the
+        # clock is read again, and two answers a second apart could look closer than that.
+        reckoned_ms = seen.venue_ms + self._clock.monotonic_ms() - seen.at_ms
         reach_ms = ask.start_ms + ask.limit * ask.interval_ms
         return Page(
             bars=closed,
             asked=Asked(
                 start_ms=ask.start_ms,
                 end_ms=int(bars.ts_ms[-1]) + ask.interval_ms if rows else reach_ms,
-                server_time_ms=seen.venue_ms + self._clock.monotonic_ms() - seen.at_ms,
+                server_time_ms=heard.date_ms() or reckoned_ms,
                 http_status=heard.status,
                 body_sha256=heard.sha256,
                 rows=rows,

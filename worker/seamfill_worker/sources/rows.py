@@ -65,9 +65,12 @@ def trusted_bars(columns: Columns, *, start_ms: int, limit_bars: int, interval_m
 def _times(column: Sequence[object]) -> npt.NDArray[np.int64]:
     if not column:
         return np.empty(0, dtype=np.int64)
-    times = np.array(column)
+    try:
+        times = np.array(column)
+    except (ValueError, OverflowError) as exc:
+        raise SourceMalformed("times are not integers") from exc
     # A boolean is an int to Python; a float may be one that lost its last digits.
-    if times.dtype != np.int64:
+    if times.dtype != np.int64 or times.ndim != 1:
         raise SourceMalformed(f"times are not integers: {column[0]!r} …")
     return times
 
@@ -75,9 +78,9 @@ def _times(column: Sequence[object]) -> npt.NDArray[np.int64]:
 def _values(name: str, column: Sequence[object]) -> npt.NDArray[np.float64]:
     try:
         values = np.array(column, dtype=np.float64)
-    except (ValueError, TypeError) as exc:
+    except (ValueError, TypeError, OverflowError) as exc:
         raise SourceMalformed(f"column {name} holds something that is no number") from exc
-    if not np.isfinite(values).all():
+    if values.ndim != 1 or not np.isfinite(values).all():
         raise SourceMalformed(f"column {name} holds a value that is not finite or absent")
     return values
 
