@@ -106,9 +106,16 @@ async def test_under_restatement_each_window_is_one_complete_version(
     recording = recorded.load("LTC/USDT")
     window_bars = 1800
     lies = tmp_path / "lies.toml"
-    lies.write_text(f'[[lie]]\nkind = "restate"\n{KLINES}\nfrom_request = 25\nfactor = 1.01\n')
+    lies.write_text(f'[[lie]]\nkind = "restate"\n{KLINES}\nfrom_request = 30\nfactor = 1.01\n')
     async with a_world(tmp_path, one_store) as world:
-        await start_all(world, tmp_path, one_store, exchange_options=["--lies", str(lies)])
+        # Few windows at a time: some must be complete before the values change.
+        await start_all(
+            world,
+            tmp_path,
+            one_store,
+            exchange_options=["--lies", str(lies)],
+            worker_options=["--max-leases", "2"],
+        )
         created = await create_backfill(
             world, [recording.symbol], recording.start_ms, recording.end_ms, store=one_store
         )
