@@ -75,11 +75,13 @@ async def test_a_passing_lie_leaves_exactly_the_truth(
         await assert_everything_is_there(world, recording, one_store, tmp_path)
         told = await exchange.look("requests")
         assert any(request.get("lie") for request in told["requests"]), "the lie was never told"
-        logs = "".join(worker.log.read_text() for worker in world.workers.values())
-        assert LOGGED[name] in logs
+        if name in LOGGED:
+            logs = "".join(worker.log.read_text() for worker in world.workers.values())
+            assert LOGGED[name] in logs
 
 
-# What an operator finds in the workers' logs, by lie.
+# What an operator finds in the workers' logs, by lie. Nothing of a half-filled last row: the last
+# row of an answer is never believed before another answer repeats it.
 LOGGED: Final = {
     "status_429": "source_rate_limited",
     "status_418": "source_rate_limited",
@@ -92,7 +94,6 @@ LOGGED: Final = {
     "empty": "source_malformed",
     "empty_list": "source.contradicted_itself",
     "drop_bars": "source.contradicted_itself",
-    "partial_last": "source.contradicted_itself",
     "duplicate_bars": "source_malformed",
     "off_grid": "source_malformed",
     "out_of_range": "source_malformed",
@@ -145,7 +146,7 @@ def multiplied(bars: Bars, factor: float) -> Bars:
     return Bars(ts_ms=bars.ts_ms, **columns)
 
 
-async def test_what_can_not_be_proved_is_violated_and_filled_later(
+async def test_what_can_not_be_proved_is_violated_and_tried_again_by_the_next_request(
     one_store: StoreUnderTest, tmp_path: Path
 ) -> None:
     """Bars after the venue's last answer have no right neighbour: violated, not a gap."""
@@ -165,3 +166,8 @@ async def test_what_can_not_be_proved_is_violated_and_filled_later(
             (recording.end_ms, beyond_ms)
         ]
         assert seen["violated"][0]["reason"] == "no_right_neighbour"
+        again = await create_backfill(
+            world, [recording.symbol], start_ms, beyond_ms, store=one_store
+        )
+        assert again["windows"] == 1
+        assert again["already_violated"] == 0
