@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from pysyncobj.journal import Journal
 
 from contract.journal_rig import (
     DIRECTORY,
@@ -89,6 +90,12 @@ def test_it_reads_as_the_list_that_pysyncobj_takes_it_for() -> None:
     assert journal[9:] == []
     with pytest.raises(IndexError):
         journal[5]
+
+
+def test_it_has_all_that_pysyncobj_calls() -> None:
+    wanted = {name for name in vars(Journal) if name == "_destroy" or not name.startswith("_")}
+    assert len(wanted) > 8
+    assert not {name for name in wanted if not callable(getattr(DurableJournal, name, None))}
 
 
 def test_every_kind_of_entry_is_kept_as_it_is() -> None:

@@ -211,6 +211,33 @@ def test_the_refusal_names_the_damaged_group(where: str) -> None:
     assert f"offset {refusal.value.offset}" in str(refusal.value)
 
 
+def twin(letter: bytes) -> dict[str, bytes]:
+    """Return the files of one of two journals that differ in nothing but their commands' bytes."""
+    disk = SimulatedDisk()
+    journal = journal_on(disk, segment_bytes=1024)
+    for index in range(1, 40):
+        journal.add(b"\0" + letter * 50, index, 1)
+        journal.sync()
+    journal.close()
+    return {name: disk.read(DIRECTORY / name) for name in disk.names(DIRECTORY)}
+
+
+@pytest.mark.parametrize("position", [0, 1, -2])
+def test_a_whole_segment_of_a_twin_is_refused(position: int) -> None:
+    """Each byte of it is valid, and it ends where ours ends: only the chain knows."""
+    mine, other = twin(b"a"), twin(b"b")
+    name = sorted(mine)[position]
+    with pytest.raises(JournalCorrupt, match="does not continue"):
+        read({**mine, name: other[name]})
+
+
+def test_all_segments_of_a_twin_are_refused() -> None:
+    """Nor is its whole log, under our mark."""
+    mine, other = twin(b"a"), twin(b"b")
+    with pytest.raises(JournalCorrupt, match="no group ends at the mark as the mark says"):
+        read({**other, MARK_NAME: mine[MARK_NAME]})
+
+
 def test_the_same_damage_behind_the_mark_is_a_torn_group() -> None:
     """The rule's other half: the last group, when no mark says that it was durable, is cut."""
     disk, script = SimulatedDisk(), Script(5)

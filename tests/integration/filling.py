@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -86,8 +87,12 @@ async def start_all(
         "--data", data_directory(), "--weight-limit", "1000000", *exchange_options
     )
     await world.start_cluster(directory / "cluster")
-    for name in workers:
-        await world.start_worker(name, exchange, "--store", store.spec, *worker_options)
+    await asyncio.gather(
+        *(
+            world.start_worker(name, exchange, "--store", store.spec, *worker_options)
+            for name in workers
+        )
+    )
     return exchange
 
 

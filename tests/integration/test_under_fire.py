@@ -53,7 +53,7 @@ async def test_nothing_is_lost_while_leaders_and_workers_die_and_holders_freeze(
             tasks.create_task(nemesis.kill_workers(("w1", "w2"), every_s=7))
             tasks.create_task(nemesis.pause_holders(("w3", "w4"), times=PAUSES))
             endings = await fill(
-                world, recordings, store=store, timeout_s=600, options=["--window-bars", "200"]
+                world, recordings, store=store, timeout_s=600, options=["--window-bars", "300"]
             )
             stop.set()
         assert {ending["state"] for ending in endings} == {"complete"}

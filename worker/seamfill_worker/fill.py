@@ -7,12 +7,14 @@ Owns the I/O of fetching: pacing, concurrency within the venue's limit, repeated
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeGuard, TypeVar, assert_never
 
 from seamfill.clock import Clock
 from seamfill.connectors import Page, Source
 from seamfill.errors import SourceError, SourceRateLimited
+from seamfill.logs import log_event
 from seamfill.protocol.leases import GrantedLease
 from seamfill.protocol.values import Usage
 from seamfill_worker.held import Held
@@ -35,6 +37,7 @@ from seamfill_worker.telemetry import WorkerMetrics
 
 __all__ = ["Venued", "window_of"]
 
+_LOG: Final = logging.getLogger("seamless.backfill")
 T = TypeVar("T")
 _BeginningKey = tuple[str, str, int, int]
 
@@ -93,11 +96,11 @@ class Venued:
     ) -> Reply | GiveBack | GiveUp:
         match question:
             case AskPage():
-                return await self._tries(lambda: self._page(held, question, budget))
+                return await self._tries(held, lambda: self._page(held, question, budget))
             case AskClock():
-                return await self._tries(self._clock_read)
+                return await self._tries(held, self._clock_read)
             case AskTrading():
-                return await self._tries(lambda: self._trading(held.grant))
+                return await self._tries(held, lambda: self._trading(held.grant))
         assert_never(question)
 
     async def _beginning(
@@ -120,14 +123,14 @@ class Venued:
                 and self._clock.monotonic_ms() - heard.at_ms <= _BEGINNING_KEPT_MS
             ):
                 return heard
-            answer = await self._tries(lambda: self._page(held, question, budget))
+            answer = await self._tries(held, lambda: self._page(held, question, budget))
             if isinstance(answer, Answered):
                 known.answer = answer
             if len(self._beginnings) > _BEGINNINGS_KEPT:
                 self._beginnings.pop(next(iter(self._beginnings)))
             return answer
 
-    async def _tries(self, ask: Callable[[], Awaitable[T]]) -> T | GiveBack | GiveUp:
+    async def _tries(self, held: Held, ask: Callable[[], Awaitable[T]]) -> T | GiveBack | GiveUp:
         """Ask until it answers or ``retry`` says to stop."""
         tries = 0
         while True:
@@ -136,6 +139,15 @@ class Venued:
             except SourceError as error:
                 tries += 1
                 decision = self._after(error, tries)
+                log_event(
+                    _LOG,
+                    "source.failed",
+                    level=logging.WARNING,
+                    **held.facts(),
+                    code=error.code,
+                    detail=error.message,
+                    tries=tries,
+                )
                 if not isinstance(decision, Again):
                     return decision
                 await self._clock.sleep_ms(decision.delay_ms)

@@ -20,6 +20,7 @@ Invariants:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -89,16 +90,16 @@ def fill(window: Window) -> Steps[Verdict]:
     """
     if window.bars == 0:
         return _nothing_to_explain()
-    detail = ""
+    doubts: tuple[str, ...] = ()
     for _ in range(MAX_STARTS):
         try:
-            return (yield from _attempt(window))
+            return replace((yield from _attempt(window)), doubts=doubts)
         except Disagreement as why:
-            detail = str(why)
-    return Inconsistent(detail=detail)
+            doubts += (str(why),)
+    return Inconsistent(detail=doubts[-1])
 
 
-def _attempt(window: Window) -> Steps[Verdict]:
+def _attempt(window: Window) -> Steps[Filled]:
     reading = yield from _read(window)
     tail = yield from _tail(reading)
     if not window.dense:

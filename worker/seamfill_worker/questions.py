@@ -141,7 +141,8 @@ Rest = Unclosed | Unproved
 class Filled:
     """The bars of a window, and what is known of all of it.
 
-    ``covered``, ``gaps``: disjoint, ascending. ``rest`` explains what is in neither.
+    ``covered``, ``gaps``: disjoint, ascending. ``rest`` explains what is in neither. ``doubts``:
+    the contradictions because of which the window was read again, for the log.
     """
 
     bars: Bars
@@ -150,6 +151,7 @@ class Filled:
     listed_from: ListingDate | None
     delisted_at: ListingDate | None
     rest: Rest | None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,6 +217,14 @@ class Runner:
         verdict = await venue.fetch_window(held)
         match verdict:
             case Filled():
+                for doubt in verdict.doubts:
+                    log_event(
+                        _LOG,
+                        "source.contradicted_itself",
+                        level=logging.WARNING,
+                        **held.facts(),
+                        detail=doubt,
+                    )
                 held.stage = Stage.FETCHED
                 self._ready.put_nowait(Fetched(held=held, filled=verdict, store=store))
             case Inconsistent(detail=detail):

@@ -112,8 +112,9 @@ async def _start(options: DemoOptions, screen: Screen, world: World, store: str)
     await world.start_cluster(options.directory / "cluster")
     urls = ", ".join(world.coordinator_urls)
     screen.say(f"coordinators: {', '.join(world.nodes)} at {urls}")
-    for name in WORKERS:
-        await world.start_worker(name, exchange, "--store", store)
+    await asyncio.gather(
+        *(world.start_worker(name, exchange, "--store", store) for name in WORKERS)
+    )
     screen.say(f"workers: {', '.join(WORKERS)}, stateless, through the real ccxt library")
     return exchange
 

@@ -1,8 +1,8 @@
 """A whole seamfill on this machine: exchange, coordinators, workers, as real processes.
 
 Owns the command lines by which the parts are started and how they find each other. Must not know
-what is asked of them. Uses ``coordinator dev`` once to lay out the cluster, then starts each node
-by its own line, so that nodes can be killed and started again one by one.
+what is asked of them. Each node is a child of ours rather than of ``coordinator dev``, so that
+nodes can be killed and started again one by one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 import aiohttp
 
 from seamfill_chaos.live.processes import ManagedProcess, Processes, program
+from seamfill_coordinator.ports import free_ports
 
 __all__ = ["Exchange", "World"]
 
@@ -78,18 +79,25 @@ class World:
         return Exchange(process)
 
     async def start_cluster(self, directory: Path, *, nodes: int = 3) -> None:
-        """Lay out and start a cluster of ``nodes`` coordinators; return when it can commit."""
-        layout = await self.processes.start(
-            "coordinator-dev",
-            [program("coordinator"), "dev", "--nodes", str(nodes), "--data-dir", directory],
+        """Start a cluster of ``nodes`` coordinators; return when it can commit."""
+        names = [f"n{number + 1}" for number in range(nodes)]
+        ports = free_ports(2 * nodes)
+        clients, peers = ports[:nodes], ports[nodes:]
+        peer_of = {name: f"127.0.0.1:{port}" for name, port in zip(names, peers, strict=True)}
+        lines: dict[str, list[str | Path]] = {}
+        for name, port in zip(names, clients, strict=True):
+            self.urls[name] = f"http://127.0.0.1:{port}"
+            others = [f"{other}={address}" for other, address in peer_of.items() if other != name]
+            lines[name] = [
+                *(program("coordinator"), "serve", "--node-id", name, "--cluster-id", "live"),
+                *("--listen", f"127.0.0.1:{port}", "--peer-listen", peer_of[name]),
+                *(word for other in others for word in ("--peer", other)),
+                *("--data-dir", directory / name),
+            ]
+        started = await asyncio.gather(
+            *(self.processes.start(name, line) for name, line in lines.items())
         )
-        described = layout.ready["nodes"]
-        # ``dev`` owns its children. To kill and restart single nodes we take over their lines.
-        await layout.stop()
-        for node in described:
-            self.urls[node["id"]] = node["url"]
-        for node in described:
-            self.nodes[node["id"]] = await self.processes.start(node["id"], node["argv"])
+        self.nodes = dict(zip(names, started, strict=True))
         await self.wait_until_ready()
 
     async def wait_until_ready(self, timeout_s: float = 20.0) -> str:

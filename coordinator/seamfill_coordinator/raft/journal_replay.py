@@ -92,7 +92,10 @@ class SegmentSummary:
     size: int
     """Of the file, reserve included."""
     lowest: int
-    """No entry at or above this index is needed from an older segment."""
+    """Index at which its first group went on: entries from there on are in no older segment.
+
+    A later truncation may lower that; then an older segment is kept longer than it had to be.
+    """
     end: int = 0
     groups: int = 0
     entries: int = 0
@@ -148,7 +151,6 @@ class Contents:
         self.first = group.first
         summary.groups += 1
         summary.entries += len(group.entries)
-        lower_to(self.segments, start)
 
     @property
     def is_complete(self) -> bool:
@@ -158,14 +160,6 @@ class Contents:
     def start_log_at(self, index: int) -> None:
         """Say that nothing before ``index`` can be here: the oldest segment begins there."""
         self._base = index
-
-
-def lower_to(segments: list[SegmentSummary], start: int) -> None:
-    """Note that the entries from ``start`` on were written again, into the newest segment."""
-    for summary in reversed(segments):
-        if summary.lowest <= start:
-            break
-        summary.lowest = start
 
 
 def segment_name(segment: int) -> str:

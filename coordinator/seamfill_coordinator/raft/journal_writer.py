@@ -34,7 +34,6 @@ from seamfill_coordinator.raft.journal_replay import (
     PARTIAL_SUFFIX,
     Contents,
     SegmentSummary,
-    lower_to,
     segment_name,
 )
 
@@ -87,7 +86,6 @@ class SegmentWriter:
             self._file.sync_data()
             self._end += len(data)
             self._crc = crc
-            lower_to(self._segments, group.start)
             self._put_mark()
         self._drop_segments_before(group.first)
         return len(data)
@@ -123,7 +121,6 @@ class SegmentWriter:
         self._segments.append(
             SegmentSummary(segment=segment, size=size, lowest=group.start, end=self._end)
         )
-        lower_to(self._segments, group.start)
         self._put_mark()
         # Not left to chance as it is elsewhere: the segments before this one may go now, and a mark
         # in one that is gone would look like a loss.
