@@ -83,12 +83,12 @@ class Screen:
     def say(self, sentence: str, *, style: str = "") -> None:
         """Add a line to the story."""
         stamp = Text(f"{self.elapsed_s:6.1f} s  ", style="dim")
-        self._console.print(Text.assemble(stamp, Text(sentence, style=style)))
+        self._console.print(Text.assemble(stamp, Text(sentence, style=style)), soft_wrap=True)
 
     def quote(self, text: str) -> None:
         """Print a command's output, indented."""
         for line in text.rstrip().splitlines():
-            self._console.print(Text(f"          {line}"))
+            self._console.print(Text(f"          {line}"), soft_wrap=True)
 
     def show(self, series: Mapping[str, SeriesProgress], cluster: str) -> None:
         """Show the state of the fill now."""
