@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from machine.world import World
@@ -32,9 +32,18 @@ MUST_HAPPEN = (
 )
 
 
+ROUNDS_MAX = 6
+"""What one round draws depends on the constants of all imported modules, so that a rare outcome
+may be missing from it. Another round, with another seed, meets it."""
+
+
 def test_the_machine_behaves_like_one_row_per_bar() -> None:
     """Outcomes, every bar, counters, invariants and copies agree after every command."""
     World.met.clear()
-    run_state_machine_as_test(World, settings=settings())
-    missing = [name for name in MUST_HAPPEN if not World.met[name]]
+    missing = list(MUST_HAPPEN)
+    for number in range(ROUNDS_MAX):
+        run_state_machine_as_test(seed(number)(World), settings=settings())
+        missing = [name for name in MUST_HAPPEN if not World.met[name]]
+        if not missing:
+            break
     assert not missing, f"never happened, so nothing was proved about: {missing}; {World.met}"
