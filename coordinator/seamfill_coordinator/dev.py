@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from seamfill.logs import log_event
 from seamfill_coordinator.app import StopSignal
 from seamfill_coordinator.config import configures_a_node
 from seamfill_coordinator.data_dir import DataDirUnusable, DirectoryLock, write_atomically
+from seamfill_coordinator.orphans import die_with
 from seamfill_coordinator.ports import free_ports
 
 __all__ = ["DevPlan", "NodeFailed", "run_dev"]
@@ -37,8 +37,6 @@ READY_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
 _HOST: Final = "127.0.0.1"
 _FORMAT: Final = 1
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _log = logging.getLogger("seamfill.coordinator.dev")
 
 
@@ -162,7 +160,7 @@ class _Node:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             env=_environment(),
-            preexec_fn=lambda: _die_with(parent),
+            preexec_fn=lambda: die_with(parent),
             # Ctrl-C in a terminal goes to the whole group: the nodes hear it from us, once.
             start_new_session=True,
         )
@@ -251,11 +249,3 @@ class _Cluster:
 def _environment() -> dict[str, str]:
     """Ours, without what would configure a node: three nodes can not share one metrics port."""
     return {name: value for name, value in os.environ.items() if not configures_a_node(name)}
-
-
-def _die_with(parent: int) -> None:
-    """Run in a child between fork and exec: ask the kernel to kill it when its parent ends."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)

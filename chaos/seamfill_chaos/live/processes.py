@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
+import functools
 import json
 import os
 import signal
@@ -21,13 +21,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from seamfill.errors import SeamfillError
+from seamfill_coordinator.orphans import die_with
 
 __all__ = ["ManagedProcess", "ProcessFailed", "Processes", "program"]
 
 READY_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 15.0
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class ProcessFailed(SeamfillError):
@@ -39,12 +38,6 @@ class ProcessFailed(SeamfillError):
 def program(name: str) -> Path:
     """Return the console script ``name`` of this installation."""
     return Path(sys.executable).parent / name
-
-
-def _die_with_parent() -> None:
-    # Runs in the child between fork and exec: a SIGKILL of the tool must not leave servers behind.
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(slots=True, eq=False)
@@ -134,7 +127,7 @@ class Processes:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,
                 env={**self._environment, **(environment or {})},
-                preexec_fn=_die_with_parent,
+                preexec_fn=functools.partial(die_with, os.getpid()),
                 # A group of its own: Ctrl-C reaches the tool alone, which then stops its children
                 # in order.
                 start_new_session=True,

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
+import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Final
 import aiohttp
 
 from seamfill_chaos.parts.maven import MavenArtifact, PartMissing, fetch, parts_directory
+from seamfill_coordinator.orphans import die_with
 
 __all__ = ["QUESTDB", "Ports", "QuestDBServer", "fetch_questdb", "running", "start"]
 
@@ -42,9 +42,6 @@ _READY_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05
 _PORT_ATTEMPTS: Final = 3
-_PR_SET_PDEATHSIG: Final = 1
-# Loaded here, because little is safe to do between fork and exec.
-_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 _SERVER_CONF: Final = """\
 http.bind.to=127.0.0.1:{http}
@@ -188,7 +185,7 @@ class QuestDBServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for us; we stop it in order
                 # One system call, resolved beforehand: nothing there can wait for another thread.
-                preexec_fn=_die_with_parent,  # noqa: PLW1509
+                preexec_fn=functools.partial(die_with, os.getpid()),  # noqa: PLW1509
             )
 
     def _signal(self, number: signal.Signals) -> None:
@@ -286,8 +283,3 @@ def _free_ports() -> Ports:
             numbers.append(listener.getsockname()[1])
     http, pg, health = numbers
     return Ports(http=http, pg=pg, health=health)
-
-
-def _die_with_parent() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
