@@ -46,7 +46,8 @@ HARMLESS_IN_THE_END: Final = {
     "empty_list": f'kind = "empty"\nbody = "[]"\n{KLINES}\nwhen = [2, 9, 17]',
     "drop_bars": (
         f'kind = "drop_bars"\n{KLINES}\n'
-        'bars = ["2021-04-22T10:00:00Z", "2021-04-22T10:30:00Z"]\nwhen = [2, 3, 5]'
+        'bars = ["2021-04-22T10:00:00Z", "2021-04-22T10:30:00Z"]\n'
+        'start = "2021-04-22T10:00:00Z"\nend = "2021-04-22T10:31:00Z"\nwhen = [1]'
     ),
     "duplicate_bars": f'kind = "duplicate_bars"\n{KLINES}\nevery = 7',
     "partial_last": f'kind = "partial_last"\n{KLINES}\nevery = 5',
