@@ -22,6 +22,7 @@ from rich.progress import (
 from seamfill.client import FINAL_STATES, CoordinatorClient
 from seamfill.clock import SystemClock
 from seamfill.config import SeamlessConfig
+from seamfill.errors import InvalidInput
 from seamfill.presets import load_presets, load_venues
 from seamfill.protocol.backfills import BackfillPlan, BackfillRequest, BackfillView, Wanted
 from seamfill.protocol.values import DatasetSpec, Redo, SeriesId
@@ -36,7 +37,7 @@ from seamfill_coordinator.console.connecting import (
     endpoint_options,
     print_table,
 )
-from seamfill_coordinator.console.status import backfill_line
+from seamfill_coordinator.console.status import backfill_line, unfilled_lines
 
 __all__ = ["backfill"]
 
@@ -119,6 +120,7 @@ def create(*, dry_run: bool, endpoints: Endpoints, output: Output, **options: An
     """Ask for the bars of [start, end) of one or several symbols.
 
     Bars that are verified already are not fetched again; work that others asked for is shared.
+    A time inside a bar means that whole bar.
     Prints the backfill's id on stdout as soon as it is accepted and does not wait for it.
 
     \b
@@ -159,6 +161,8 @@ async def _request(
     presets_file: Path | None,
     dry_run: bool,
 ) -> BackfillRequest:
+    if end <= start:
+        raise InvalidInput("--end", f"{format_ms(end)} is not after --start {format_ms(start)}")
     preset = load_presets(presets_file).preset(dataset)
     for symbol in symbols:
         preset.check_symbol(symbol)
@@ -194,8 +198,10 @@ def _show_plan(answer: BackfillPlan, output: Output) -> None:
     if output is not Output.TABLE:
         emit(answer, output)
         return
-    planned = "planned, nothing was changed" if answer.dry_run else "accepted"
-    click.echo(f"{answer.id or '(no id)'}  {planned}{', as before' if answer.repeated else ''}")
+    if answer.dry_run:
+        click.echo("planned, nothing was changed")
+    else:
+        click.echo(f"{answer.id}  accepted{', as before' if answer.repeated else ''}")
     click.echo(f"  {format_ms(answer.start_ms)} – {format_ms(answer.end_ms)}")
     if answer.end_ms < answer.requested_end_ms:
         click.echo(f"  cut to what has closed; {format_ms(answer.requested_end_ms)} was asked for")
@@ -204,6 +210,8 @@ def _show_plan(answer: BackfillPlan, output: Output) -> None:
         f"  already {answer.already_covered:,} verified, {answer.already_gap:,} proved absent,"
         f" {answer.already_violated:,} violated"
     )
+    if answer.already_violated:
+        say("violated bars stay as they are; try them again with --redo failed")
     if not answer.dry_run:
         say(f"follow it: coordinator backfill watch {answer.id}")
 
@@ -260,6 +268,8 @@ def _show_view(view: BackfillView, output: Output) -> None:
     click.echo(backfill_line(view))
     click.echo(f"  {view.dataset}  {' '.join(view.symbols)}")
     click.echo(f"  {format_ms(view.start_ms)} – {format_ms(view.end_ms)}")
+    for line in unfilled_lines(view):
+        click.echo(f"  {line}")
     if view.windows_violated:
         click.echo(
             f"  {view.windows_violated:,} windows have violated bars;"
