@@ -189,9 +189,11 @@ def test_violated_bars_are_retried_by_one_command(world: World) -> None:
     )  # fmt: skip
     assert "--redo failed" in as_before.stderr
     again = world.coordinator("backfill", "retry", "v", "-o", "json")
+    assert "--redo failed" not in again.stderr
     assert json.loads(again.stdout)["bars"] == 60
     world.do(world.http.advance(6_000))  # past the lock-delay of the lease that failed
     assert world.do(world.worker.fill_all()) == 1
+    assert "has been filled since" in world.coordinator("backfill", "show", "v").stdout
     assert world.fetch().exit_code == 0
 
 

@@ -142,7 +142,10 @@ def _create(endpoints: Endpoints, output: Output, **options: Any) -> None:
     async def submit(client: CoordinatorClient) -> BackfillPlan:
         return await client.submit(await _request(client, **options))
 
-    _show_plan(call(endpoints, submit), output)
+    answer = call(endpoints, submit)
+    _show_plan(answer, output)
+    if answer.already_violated and options["redo"] is None:
+        say("violated bars stay as they are; try them again with --redo failed")
 
 
 async def _request(
@@ -210,8 +213,6 @@ def _show_plan(answer: BackfillPlan, output: Output) -> None:
         f"  already {answer.already_covered:,} verified, {answer.already_gap:,} proved absent,"
         f" {answer.already_violated:,} violated"
     )
-    if answer.already_violated:
-        say("violated bars stay as they are; try them again with --redo failed")
     if not answer.dry_run:
         say(f"follow it: coordinator backfill watch {answer.id}")
 
@@ -237,7 +238,8 @@ def list_backfills(*, active: bool, limit: int, endpoints: Endpoints, output: Ou
 
 
 def _row(view: BackfillView) -> tuple[object, ...]:
-    more = f" +{len(view.symbols) - 3}" if len(view.symbols) > 3 else ""
+    # One symbol: with more of them the usual row does not fit into a hundred columns.
+    more = f" +{len(view.symbols) - 1}" if len(view.symbols) > 1 else ""
     return (
         view.id,
         view.state,
@@ -247,7 +249,7 @@ def _row(view: BackfillView) -> tuple[object, ...]:
         f"{view.bars_violated:,}",
         f"{view.bars_wanted:,}",
         view.dataset,
-        " ".join(view.symbols[:3]) + more,
+        " ".join(view.symbols[:1]) + more,
     )
 
 
@@ -270,7 +272,10 @@ def _show_view(view: BackfillView, output: Output) -> None:
     click.echo(f"  {format_ms(view.start_ms)} – {format_ms(view.end_ms)}")
     for line in unfilled_lines(view):
         click.echo(f"  {line}")
-    if view.windows_violated:
+    has_given_up = any(each.state == "violated" for each in view.unfilled)
+    if view.windows_violated and not has_given_up:
+        click.echo("  what was violated here has been filled since")
+    elif view.windows_violated:
         click.echo(
             f"  {view.windows_violated:,} windows have violated bars;"
             f" try them again: coordinator backfill retry {view.id}"
