@@ -67,7 +67,7 @@ def open_data_dir(directory: Path, *, cluster_id: str, node_id: str) -> Director
     try:
         lock = DirectoryLock(directory)
     except OSError as exc:
-        raise DataDirUnusable(f"{directory}: {exc.strerror}") from exc
+        raise DataDirUnusable(f"--data-dir {directory}: {exc.strerror}") from exc
     try:
         _claim_identity(directory, {"cluster_id": cluster_id, "node_id": node_id})
     except BaseException:

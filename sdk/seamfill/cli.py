@@ -131,8 +131,8 @@ def fetch(
     """Write the bars of [start, end) to a Parquet file, having holes filled first.
 
     Bars that do not exist at the source are absent rows; each such gap is listed on stderr with its
-    reason. Exit codes: 0 complete, 5 no coordinator, 6 the budget ran out, 7 incomplete (what is
-    there is written).
+    reason. A time inside a bar means that whole bar. Exit codes: 0 complete, 5 no coordinator,
+    6 the budget ran out, 7 incomplete (with --strategy partial_fill what is there is written).
 
     \b
     Example:

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -420,9 +421,7 @@ class CoordinatorLink:
                     raise refusal(response.status, response.content_type, body, False)
                 async for data in event_data(response.content):
                     yield data
-        except aiohttp.ClientConnectorError as exc:
-            raise NotDone(_describe(exc)) from exc
-        except aiohttp.ConnectionTimeoutError as exc:
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
             raise NotDone(_describe(exc)) from exc
         except (TimeoutError, aiohttp.ClientError, OSError):
             return
@@ -444,4 +443,11 @@ class _Sent:
 
 
 def _describe(exc: BaseException) -> str:
+    # The stock text repeats the address twice and speaks of TLS where there is none. asyncio puts
+    # the address into strerror as well, so what went wrong is read from errno where it has one.
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        cause = exc.os_error
+        if isinstance(cause, ConnectionError | TimeoutError) and cause.errno:
+            return f"can not connect: {os.strerror(cause.errno)}"
+        return f"can not connect: {cause.strerror or cause}"
     return str(exc) or type(exc).__name__

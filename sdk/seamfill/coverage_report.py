@@ -46,6 +46,10 @@ def coverage_lines(answer: CoverageAnswer, *, width: int = 72) -> Iterator[str]:
     if answer.spec is None:
         yield "Nobody has asked for this dataset yet: coordinator backfill create …"
         return
+    if not any((answer.covered, answer.gaps, answer.violated, answer.in_flight)):
+        where = "in this range" if answer.end_ms > answer.start_ms else "of this symbol"
+        yield f"Nobody has asked for any bar {where} yet: coordinator backfill create …"
+        return
     if answer.end_ms > answer.start_ms:
         yield f"{format_ms(answer.start_ms)} – {format_ms(answer.end_ms)}"
         yield coverage_strip(answer, width=width)

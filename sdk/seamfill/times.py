@@ -55,6 +55,8 @@ def to_ms(value: TimeInput, field: str, *, round_up: bool = False) -> int:
 def parse_time(text: str, field: str) -> int:
     """Return epoch ms of what stands on a command line: ISO 8601 with a zone, or milliseconds."""
     stripped = text.strip()
+    if stripped.isascii() and stripped.isdecimal() and len(stripped) == 4:
+        raise InvalidInput(field, f"{stripped} looks like a year; write {stripped}-01-01T00:00:00Z")
     if stripped.removeprefix("-").isdecimal() and stripped.isascii() and len(stripped) < 25:
         return to_ms(int(stripped), field)
     return to_ms(stripped, field)

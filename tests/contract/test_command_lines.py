@@ -123,6 +123,14 @@ def test_fetch_writes_exactly_the_bars_and_lists_gaps_with_their_reason(world: W
     assert not list(world.tmp_path.glob(".out.parquet.*")), "a temporary file was left behind"
 
 
+def test_coverage_of_a_symbol_that_nobody_asked_for_says_so(world: World) -> None:
+    world.create()
+    shown = world.coordinator(
+        "coverage", "show", "--dataset", SERIES.dataset, "--symbol", "ABC/USDT"
+    )
+    assert "Nobody has asked for any bar of this symbol yet" in shown.stdout
+
+
 def test_fetch_over_budget_exits_6_and_writes_nothing(world: World) -> None:
     result = world.fetch("--deadline-ms", "300")
     assert result.exit_code == 6, result.output
@@ -170,11 +178,22 @@ def test_violated_bars_are_retried_by_one_command(world: World) -> None:
     leases = world.do(world.worker.acquire())
     world.do(world.worker.give_up(leases, "source_says_no"))
     shown = world.coordinator("backfill", "show", "v")
+    assert f"VIOLATED  60 bars  source_says_no  (such as {SERIES.symbol} {START} – " in shown.stdout
     assert "coordinator backfill retry v" in shown.stdout
+    watched = world.coordinator("backfill", "watch", "v")
+    assert watched.exit_code == 7
+    assert "source_says_no" in watched.stdout
+    as_before = world.coordinator(
+        "backfill", "create", "--dataset", SERIES.dataset, "--symbol", SERIES.symbol,
+        "--start", START, "--end", END,
+    )  # fmt: skip
+    assert "--redo failed" in as_before.stderr
     again = world.coordinator("backfill", "retry", "v", "-o", "json")
+    assert "--redo failed" not in again.stderr
     assert json.loads(again.stdout)["bars"] == 60
     world.do(world.http.advance(6_000))  # past the lock-delay of the lease that failed
     assert world.do(world.worker.fill_all()) == 1
+    assert "has been filled since" in world.coordinator("backfill", "show", "v").stdout
     assert world.fetch().exit_code == 0
 
 
@@ -270,7 +289,8 @@ def test_a_second_store_for_a_dataset_is_refused_by_the_name_of_the_field(world:
     [
         (("--start", "2021-04-21T00:00:00"), 2, "no time zone"),
         (("--start", "1618963200"), 2, "looks like seconds"),
-        (("--end", START), 2, "end"),
+        (("--end", START), 2, "--end"),
+        (("--start", "2021"), 2, "looks like a year"),
         (("--symbol", "BTCUSDT"), 2, "did you mean BTC/USDT"),
         (("--dataset", "ohlcv.binance.spot.5m"), 2, "did you mean ohlcv.binance.spot.1m"),
         (("--store", "nonsense"), 2, "store"),
@@ -299,7 +319,14 @@ def test_a_coordinator_that_is_down_is_told_with_its_url() -> None:
     )
     assert result.exit_code == 5
     assert "http://127.0.0.1:9" in result.stderr
+    assert "can not connect: Connection refused" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_bad_address_in_the_environment_is_told_by_the_name_of_its_variable() -> None:
+    result = CliRunner().invoke(coordinator, ["status"], env={"SEAMFILL_COORDINATOR_URL": "nodes"})
+    assert result.exit_code == 2
+    assert "SEAMFILL_COORDINATOR_URL: 'nodes' must look like http://host:port" in result.stderr
 
 
 def test_an_output_that_can_not_be_written_is_named(world: World) -> None:

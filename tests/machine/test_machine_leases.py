@@ -43,6 +43,7 @@ from seamfill_coordinator.machine.outcomes import (
     Renewed,
     Violated,
 )
+from seamfill_coordinator.machine.view_unfilled import MAX_UNFILLED
 
 BTC = SeriesId(dataset="bars", symbol="BTC/USDT")
 
@@ -329,3 +330,50 @@ def test_a_change_of_facts_is_never_hidden_behind_one_coverage_rev() -> None:
     assert ref(second).fence not in bench.machine.state.leases
     assert before.gaps != after.gaps
     assert after.coverage_rev > before.coverage_rev
+
+
+def test_a_backfill_tells_why_bars_are_not_there() -> None:
+    """Given up and put off are told apart, each reason once, the one with most bars first."""
+    bench = Bench()
+    bench.do(submit(0, 300, window_bars=100))
+    first, second, third = bench.grants(acquire(windows=3))
+    for lease, retryable in ((first, False), (second, False), (third, True)):
+        code = "disk_full" if retryable else "unknown_symbol"
+        bench.do(Fail(lease=ref(lease), code=code, retryable=retryable, detail="no such pair"))
+    view = views.backfill(bench.machine, "bf")
+    assert view is not None
+    told = [(each.state, each.reason, each.bars, each.start_ms) for each in view.unfilled]
+    assert told == [
+        ("violated", "unknown_symbol", 200, 0),
+        ("waiting", "disk_full", 100, 200 * MINUTE),
+    ]
+    assert view.unfilled[0].detail == "no such pair"
+    bench.do(CancelBackfill(backfill_id="bf"))
+    ended = views.backfill(bench.machine, "bf")
+    assert ended is not None
+    assert [each.reason for each in ended.unfilled] == ["unknown_symbol"]
+
+
+def test_reasons_of_one_view_are_bounded() -> None:
+    bench = Bench()
+    bench.do(submit(0, (MAX_UNFILLED + 1) * 10, window_bars=10))
+    while bench.machine.state.backfills["bf"].state.is_open:
+        for n, lease in enumerate(bench.grants(acquire(windows=5))):
+            bench.do(Fail(lease=ref(lease), code=f"r{lease.start_ms}-{n}", retryable=False))
+    view = views.backfill(bench.machine, "bf")
+    assert view is not None
+    assert len(view.unfilled) == MAX_UNFILLED
+
+
+def test_a_redo_that_failed_is_a_reason_too() -> None:
+    bench = Bench()
+    bench.do(submit(0, 10))
+    (lease,) = bench.grants(acquire())
+    bench.do(Complete(lease=ref(lease), covered=whole(lease)))
+    bench.do(submit(0, 10, name="again", redo=Redo.RESTATED))
+    bench.wait(6_000)
+    (lease,) = bench.grants(acquire())
+    bench.do(Fail(lease=ref(lease), code="mismatch", retryable=False))
+    view = views.backfill(bench.machine, "again")
+    assert view is not None
+    assert [(each.state, each.reason) for each in view.unfilled] == [("violated", "mismatch")]

@@ -22,6 +22,7 @@ from rich.progress import (
 from seamfill.client import FINAL_STATES, CoordinatorClient
 from seamfill.clock import SystemClock
 from seamfill.config import SeamlessConfig
+from seamfill.errors import InvalidInput
 from seamfill.presets import load_presets, load_venues
 from seamfill.protocol.backfills import BackfillPlan, BackfillRequest, BackfillView, Wanted
 from seamfill.protocol.values import DatasetSpec, Redo, SeriesId
@@ -36,7 +37,7 @@ from seamfill_coordinator.console.connecting import (
     endpoint_options,
     print_table,
 )
-from seamfill_coordinator.console.status import backfill_line
+from seamfill_coordinator.console.status import backfill_line, unfilled_lines
 
 __all__ = ["backfill"]
 
@@ -119,6 +120,7 @@ def create(*, dry_run: bool, endpoints: Endpoints, output: Output, **options: An
     """Ask for the bars of [start, end) of one or several symbols.
 
     Bars that are verified already are not fetched again; work that others asked for is shared.
+    A time inside a bar means that whole bar.
     Prints the backfill's id on stdout as soon as it is accepted and does not wait for it.
 
     \b
@@ -140,7 +142,10 @@ def _create(endpoints: Endpoints, output: Output, **options: Any) -> None:
     async def submit(client: CoordinatorClient) -> BackfillPlan:
         return await client.submit(await _request(client, **options))
 
-    _show_plan(call(endpoints, submit), output)
+    answer = call(endpoints, submit)
+    _show_plan(answer, output)
+    if answer.already_violated and options["redo"] is None:
+        say("violated bars stay as they are; try them again with --redo failed")
 
 
 async def _request(
@@ -159,6 +164,8 @@ async def _request(
     presets_file: Path | None,
     dry_run: bool,
 ) -> BackfillRequest:
+    if end <= start:
+        raise InvalidInput("--end", f"{format_ms(end)} is not after --start {format_ms(start)}")
     preset = load_presets(presets_file).preset(dataset)
     for symbol in symbols:
         preset.check_symbol(symbol)
@@ -194,8 +201,10 @@ def _show_plan(answer: BackfillPlan, output: Output) -> None:
     if output is not Output.TABLE:
         emit(answer, output)
         return
-    planned = "planned, nothing was changed" if answer.dry_run else "accepted"
-    click.echo(f"{answer.id or '(no id)'}  {planned}{', as before' if answer.repeated else ''}")
+    if answer.dry_run:
+        click.echo("planned, nothing was changed")
+    else:
+        click.echo(f"{answer.id}  accepted{', as before' if answer.repeated else ''}")
     click.echo(f"  {format_ms(answer.start_ms)} – {format_ms(answer.end_ms)}")
     if answer.end_ms < answer.requested_end_ms:
         click.echo(f"  cut to what has closed; {format_ms(answer.requested_end_ms)} was asked for")
@@ -229,7 +238,8 @@ def list_backfills(*, active: bool, limit: int, endpoints: Endpoints, output: Ou
 
 
 def _row(view: BackfillView) -> tuple[object, ...]:
-    more = f" +{len(view.symbols) - 3}" if len(view.symbols) > 3 else ""
+    # One symbol: with more of them the usual row does not fit into a hundred columns.
+    more = f" +{len(view.symbols) - 1}" if len(view.symbols) > 1 else ""
     return (
         view.id,
         view.state,
@@ -239,7 +249,7 @@ def _row(view: BackfillView) -> tuple[object, ...]:
         f"{view.bars_violated:,}",
         f"{view.bars_wanted:,}",
         view.dataset,
-        " ".join(view.symbols[:3]) + more,
+        " ".join(view.symbols[:1]) + more,
     )
 
 
@@ -260,7 +270,12 @@ def _show_view(view: BackfillView, output: Output) -> None:
     click.echo(backfill_line(view))
     click.echo(f"  {view.dataset}  {' '.join(view.symbols)}")
     click.echo(f"  {format_ms(view.start_ms)} – {format_ms(view.end_ms)}")
-    if view.windows_violated:
+    for line in unfilled_lines(view):
+        click.echo(f"  {line}")
+    has_given_up = any(each.state == "violated" for each in view.unfilled)
+    if view.windows_violated and not has_given_up:
+        click.echo("  what was violated here has been filled since")
+    elif view.windows_violated:
         click.echo(
             f"  {view.windows_violated:,} windows have violated bars;"
             f" try them again: coordinator backfill retry {view.id}"

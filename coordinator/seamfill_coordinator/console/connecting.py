@@ -52,11 +52,13 @@ def endpoint_options(command: F) -> F:
     """Add ``--endpoint`` (repeatable) and ``--timeout`` as the parameter ``endpoints``."""
 
     def gather(ctx: click.Context, _param: click.Parameter, urls: tuple[str, ...]) -> Endpoints:
-        given = urls or SeamlessConfig.from_env().coordinator_urls or (LOCAL,)
         try:
+            given = urls or SeamlessConfig.from_env().coordinator_urls or (LOCAL,)
             return Endpoints(parse_urls(given, field="--endpoint"), ctx.meta[_TIMEOUT])
         except InvalidInput as exc:
-            raise click.BadParameter(exc.message.removeprefix("--endpoint: ")) from exc
+            if exc.field == "--endpoint":
+                raise click.BadParameter(exc.message.removeprefix("--endpoint: ")) from exc
+            raise click.UsageError(exc.message) from exc  # it names the environment variable
 
     timeout = click.option(
         "--call-timeout",

@@ -247,11 +247,26 @@ def backfill_line(view: BackfillView) -> str:
         parts.append(f"{view.bars_violated:,} VIOLATED")
     if view.bars_leased:
         parts.append(f"{view.bars_leased:,} being filled")
+    waiting = [each for each in view.unfilled if each.state == "waiting"]
+    if waiting:
+        bars = sum(each.bars for each in waiting)
+        parts.append(f"{bars:,} put off ({', '.join(each.reason for each in waiting[:3])})")
     if view.blocked:
         parts.append(f"blocked: {view.blocked}")
     if view.deadline_ms is not None and view.state == "active":
         parts.append(f"wanted by {format_ms(view.deadline_ms)}")
     return "  ".join(parts)
+
+
+def unfilled_lines(view: BackfillView) -> Iterator[str]:
+    """Yield a line for each reason why bars of a backfill are not there, with an example."""
+    for each in view.unfilled:
+        state = each.state.upper() if each.state == "violated" else each.state
+        detail = f": {each.detail}" if each.detail else ""
+        yield (
+            f"{state}  {each.bars:,} bars  {each.reason}{detail}"
+            f"  (such as {each.symbol} {format_ms(each.start_ms)} – {format_ms(each.end_ms)})"
+        )
 
 
 def _workers_line(answer: WorkersAnswer) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+import msgspec
+
 from seamfill.lease_key import native_key, parse_native
 from seamfill.protocol.backfills import BackfillsAnswer, BackfillView, Wanted
 from seamfill.protocol.cluster import (
@@ -34,6 +36,7 @@ from seamfill_coordinator.machine.model import (
 )
 from seamfill_coordinator.machine.schedule import next_due
 from seamfill_coordinator.machine.submitting import wanted_ranges
+from seamfill_coordinator.machine.view_unfilled import unfilled
 
 __all__ = [
     "announced_url",
@@ -67,9 +70,12 @@ _STATES: Final[
 
 
 def backfill(machine: LeaseMachine, backfill_id: str) -> BackfillView | None:
-    """Return one backfill's progress, or None when it is not (or no longer) known."""
-    row = machine.state.backfills.get(backfill_id)
-    return None if row is None else _backfill_view(machine.state, row)
+    """Return one backfill's progress and what holds it up, or None when it is not known."""
+    state = machine.state
+    row = state.backfills.get(backfill_id)
+    if row is None:
+        return None
+    return msgspec.structs.replace(_backfill_view(state, row), unfilled=unfilled(state, row))
 
 
 def backfills(

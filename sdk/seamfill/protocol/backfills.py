@@ -31,6 +31,7 @@ __all__ = [
     "GapView",
     "InFlightView",
     "RetryRequest",
+    "UnfilledView",
     "ViolatedView",
     "ViolationsAnswer",
     "Wanted",
@@ -94,6 +95,19 @@ class BackfillPlan(Answer, frozen=True):
     dry_run: bool = False
 
 
+class UnfilledView(Part, frozen=True):
+    """Bars that are not there, all for one reason; symbol, range and detail are an example."""
+
+    state: Literal["violated", "waiting"]
+    """violated: given up, a redo tries again. waiting: put off, tried again by itself."""
+    reason: str
+    bars: Count
+    symbol: str
+    start_ms: TimeMs
+    end_ms: TimeMs
+    detail: str = ""
+
+
 class BackfillView(Part, frozen=True):
     """A backfill's progress, in bars: wanted = verified + gap + violated + (open or in task)."""
 
@@ -116,6 +130,8 @@ class BackfillView(Part, frozen=True):
     ratio: float
     blocked: str | None = None
     """What keeps the rest from being worked on, in words, if anything does."""
+    unfilled: tuple[UnfilledView, ...] = ()
+    """Why bars are not there now, most bars first. Only where one backfill is shown."""
 
 
 class BackfillAnswer(Answer, frozen=True):

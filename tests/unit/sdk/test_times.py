@@ -71,6 +71,8 @@ def test_a_command_line_may_say_milliseconds_or_iso() -> None:
     assert parse_time(str(T0), "--start") == parse_time(" 2021-04-21T00:00:00Z ", "--start") == T0
     with pytest.raises(InvalidInput, match="seconds"):
         parse_time(str(T0 // 1000), "--start")
+    with pytest.raises(InvalidInput, match="write 2021-01-01T00:00:00Z"):
+        parse_time("2021", "--start")
 
 
 def test_grid_and_format_are_inverse_to_what_people_read() -> None:

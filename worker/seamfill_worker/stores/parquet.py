@@ -120,7 +120,7 @@ class ParquetStore:
         if exc.errno in _FULL:
             return StoreRefused(
                 f"no space left on the disk under {self._directory}; "
-                "free some, or move the store: the window will be tried again"
+                "free some, then retry what was given up meanwhile"
             )
         if exc.errno in _FORBIDDEN:
             return StoreRefused(f"{self._directory} can not be written: {exc}")
