@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
@@ -27,6 +27,7 @@ from msgspec import Meta, Struct
 from seamfill.connectors import Venue
 from seamfill.errors import InvalidInput
 from seamfill.protocol.values import DatasetSpec
+from seamfill.sla import SLA_PRESETS
 
 __all__ = [
     "BackfillMode",
@@ -61,6 +62,7 @@ class DataKind(StrEnum):
 
 
 _KINDS: Final = tuple(kind.value for kind in DataKind)
+_CONFORMANCE_PRESETS: Final = ("strict-blocking", "permissive-dev")
 
 
 class BackfillMode(StrEnum):
@@ -238,6 +240,11 @@ def _split_hint(symbol: str) -> str:
     return ""
 
 
+def _refuse_unknown(field: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        raise InvalidInput(field, f"{name!r} is not known; one of {', '.join(known)}")
+
+
 def _preset(name: str, raw: object) -> Preset:
     field = f"data_presets.{name}"
     entry = _convert(raw, _PresetEntry, field)
@@ -246,6 +253,8 @@ def _preset(name: str, raw: object) -> Preset:
             f"{field}.kind",
             f"{entry.kind!r} is not built yet; one of {', '.join(_KINDS)}",
         )
+    _refuse_unknown(f"{field}.conformance_preset", entry.conformance_preset, _CONFORMANCE_PRESETS)
+    _refuse_unknown(f"{field}.sla_preset", entry.sla_preset, SLA_PRESETS)
     return Preset(
         id=name,
         kind=DataKind(entry.kind),

@@ -14,7 +14,15 @@ from typing import Final
 
 from seamfill.errors import InvalidInput
 
-__all__ = ["BASELINE", "TOLERANT_PARTIAL", "OnViolation", "Phase", "SLAPolicy", "sla_policy"]
+__all__ = [
+    "BASELINE",
+    "SLA_PRESETS",
+    "TOLERANT_PARTIAL",
+    "OnViolation",
+    "Phase",
+    "SLAPolicy",
+    "sla_policy",
+]
 
 
 class Phase(StrEnum):
@@ -93,6 +101,8 @@ _POLICIES: Final[Mapping[str, SLAPolicy]] = {
     "baseline": BASELINE,
     "tolerant-partial": TOLERANT_PARTIAL,
 }
+SLA_PRESETS: Final = tuple(_POLICIES)
+"""Names that a preset may give as its ``sla_preset``."""
 
 
 def sla_policy(name: str) -> SLAPolicy:

@@ -86,6 +86,18 @@ def test_an_unknown_dataset_is_answered_with_the_nearest_names() -> None:
         ("source:", "sauce:", "data_presets.ohlcv.x.backfill.sauce", "unknown key"),
         ('{source: "ccxt:binance"}', "{}", "data_presets.ohlcv.x.backfill.source", "required"),
         ('"ccxt:binance"', '"binance"', "data_presets.ohlcv.x.backfill.source", "matching regex"),
+        (
+            "kind: ohlcv",
+            "kind: ohlcv\n    conformance_preset: nope",
+            "data_presets.ohlcv.x.conformance_preset",
+            "one of strict-blocking, permissive-dev",
+        ),
+        (
+            "kind: ohlcv",
+            "kind: ohlcv\n    sla_preset: nope",
+            "data_presets.ohlcv.x.sla_preset",
+            "one of baseline, tolerant-partial",
+        ),
         ("version: 1", "version: 2", "version", "this release reads 1"),
         ("version: 1", "version: true", "version", "this release reads 1"),
         ("version: 1", "version: 1\nextra: 1", "extra", "unknown key"),
