@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from integration.filling import (
 )
 from seamfill_chaos.live.command import run_command
 from seamfill_chaos.live.nemesis import Nemesis, Toll
-from seamfill_chaos.live.world import World, cluster_view
+from seamfill_chaos.live.world import Exchange, World, cluster_view
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 LEADERS = 20
 WORKERS = 15
 PAUSES = 5
+SLOW_MS = 4_000
+FAST_MS = 200
 
 
 async def test_nothing_is_lost_while_leaders_and_workers_die_and_holders_freeze(
@@ -33,17 +36,18 @@ async def test_nothing_is_lost_while_leaders_and_workers_die_and_holders_freeze(
 ) -> None:
     """Twenty leaders, fifteen workers, five frozen holders: the same result as in peace.
 
-    The exchange is slow, so that the fill lasts as long as the killing. A run in which nothing
-    expired, nothing was granted again or nobody was answered StaleFence proved nothing and fails.
+    The exchange is slow until they are dead, so that there is work left to be lost on a machine of
+    any speed; then it hurries, and the killing goes on to the end. A run in which nothing expired,
+    nothing was granted again or nobody was answered StaleFence proved nothing and fails.
     """
     recordings = recorded.load_all()
     async with a_world(tmp_path, store) as world:
-        await start_all(
+        exchange = await start_all(
             world,
             tmp_path,
             store,
             workers=("w1", "w2", "w3", "w4"),
-            exchange_options=["--delay-ms", "1500"],
+            exchange_options=["--delay-ms", str(SLOW_MS)],
             worker_options=["--ttl-ms", "10000"],
         )
         stop = asyncio.Event()
@@ -52,6 +56,7 @@ async def test_nothing_is_lost_while_leaders_and_workers_die_and_holders_freeze(
             tasks.create_task(nemesis.kill_leaders(every_s=5, down_s=2))
             tasks.create_task(nemesis.kill_workers(("w1", "w2"), every_s=7))
             tasks.create_task(nemesis.pause_holders(("w3", "w4"), times=PAUSES))
+            tasks.create_task(hurry_when_enough_died(exchange, nemesis.toll, stop))
             endings = await fill(
                 world, recordings, store=store, timeout_s=600, options=["--window-bars", "300"]
             )
@@ -70,6 +75,21 @@ async def test_nothing_is_lost_while_leaders_and_workers_die_and_holders_freeze(
         assert counts["regranted_total"] > 0
         assert counts["stale_fence_total"] > 0
         await assert_members_agree(world)
+
+
+async def hurry_when_enough_died(exchange: Exchange, toll: Toll, stop: asyncio.Event) -> None:
+    """Let the exchange answer faster once the run has met the faults it is about."""
+    while not stop.is_set():
+        if (
+            toll.leaders_killed >= LEADERS
+            and toll.workers_killed >= WORKERS
+            and toll.pauses_outlived >= PAUSES
+        ):
+            await exchange.control("delay", {"delay_ms": FAST_MS})
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await stop.wait()
 
 
 async def lease_counts(world: World) -> dict[str, Any]:
