@@ -9,17 +9,11 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
+from real_parts import part_missing
 from seamfill_chaos.parts.maven import PartMissing
 from seamfill_chaos.parts.questdb import QuestDBServer, start
 
 _GIVEN = ("QUESTDB_DSN", "QUESTDB_HTTP")
-
-
-def part_missing(reason: str) -> None:
-    """Skip with one line that names the part, or fail where every part is required."""
-    if os.environ.get("SEAMFILL_REQUIRE_REAL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +25,6 @@ def questdb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuestDB
         server = asyncio.run(start(tmp_path_factory.mktemp("questdb"), settings=dev))
     except PartMissing as missing:
         part_missing(missing.message)
-        raise
     yield server
     asyncio.run(server.stop())
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import ccxt.async_support as ccxt
-import pytest
 
 from seamfill.bars import Bars
 from seamfill_chaos.exchange.app import ExchangeConfig, build_exchange, serving
@@ -100,15 +97,3 @@ def ccxt_client(url: str) -> Any:
     for name in ("public", "private"):
         client.urls["api"][name] = f"{url}/api/v3"
     return client
-
-
-def recorded_data() -> Path:
-    """Return the folder of recorded Binance bars, or skip; where real parts are required, fail."""
-    shared = os.environ.get("SEAMFILL_DATA")
-    checkout = Path(__file__).resolve().parents[2]
-    folder = (Path(shared) if shared else checkout.parent / "shared" / "data") / "binance_spot_1m"
-    if not folder.is_dir():
-        if os.environ.get("SEAMFILL_REQUIRE_REAL") == "1":
-            pytest.fail(f"recorded data is required and {folder} is absent", pytrace=False)
-        pytest.skip(f"no recorded data: {folder} is absent (set SEAMFILL_DATA)")
-    return folder

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from ccxt.base.errors import BadSymbol
 
-from contract.exchange_rig import ETH, HISTORY, MINUTE, START, Rig, exchange_at, recorded_data
+from contract.exchange_rig import ETH, HISTORY, MINUTE, START, Rig, exchange_at
+from real_parts import recorded_data
 from seamfill.bars import Bars, content_digest
 from seamfill_chaos.exchange.app import ExchangeConfig
 from seamfill_chaos.exchange.generated import generate, outage_ranges

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,22 +46,6 @@ while True:
     print(index, term, flush=True)
 """
 """Writes for ever, and acknowledges each group on stdout."""
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A tmpfs of one megabyte."""
-    with tempfile.TemporaryDirectory() as place:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", place]
-        if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
-            reason = "a full disk: mounting a tmpfs needs root"
-            if os.environ.get("SEAMFILL_REQUIRE_REAL") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        try:
-            yield Path(place)
-        finally:
-            subprocess.run(["umount", place], check=True)
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,22 +133,6 @@ async def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bars").write_text("not a directory")
     with pytest.raises((StoreRefused, StoreUnavailable), match="bars"):
         await ParquetStore(tmp_path / "bars").prepare(StoreContract.spec)
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A tmpfs of one megabyte."""
-    with tempfile.TemporaryDirectory() as place:
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", place]
-        if os.name != "posix" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
-            reason = "a full disk: mounting a tmpfs needs root"
-            if os.environ.get("SEAMFILL_REQUIRE_REAL") == "1":
-                pytest.fail(reason)
-            pytest.skip(reason)
-        try:
-            yield Path(place)
-        finally:
-            subprocess.run(["umount", place], check=True)
 
 
 @pytest.mark.real

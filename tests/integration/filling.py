@@ -18,8 +18,8 @@ from integration.recorded import (
     Recording,
     assert_coverage,
     assert_rows,
-    data_directory,
 )
+from real_parts import recorded_data
 from seamfill.bars import VALUE_COLUMNS, Bars
 from seamfill.protocol.values import SeriesId
 from seamfill.sources.parquet_layout import series_directory
@@ -84,7 +84,7 @@ async def start_all(
 ) -> Exchange:
     """Start exchange, three coordinators and workers."""
     exchange = await world.start_exchange(
-        "--data", data_directory(), "--weight-limit", "1000000", *exchange_options
+        "--data", recorded_data(), "--weight-limit", "1000000", *exchange_options
     )
     await world.start_cluster(directory / "cluster")
     await asyncio.gather(

@@ -6,16 +6,14 @@ each hole must get. Nothing here asks the code under test.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
 
+from real_parts import recorded_data
 from seamfill.bars import Bars, content_digest
 
 DATASET: Final = "ohlcv.binance.spot.1m"
@@ -94,22 +92,9 @@ class Recording:
         return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def data_directory() -> Path:
-    """Return the folder of the recorded Binance bars, or skip (fail where it is required)."""
-    root = Path(__file__).resolve().parents[2]
-    base = Path(os.environ.get("SEAMFILL_DATA") or root.parent / "shared" / "data")
-    directory = base / "binance_spot_1m"
-    if not directory.is_dir():
-        message = f"recorded market data: no {directory}; set SEAMFILL_DATA"
-        if os.environ.get("SEAMFILL_REQUIRE_REAL"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return directory
-
-
 def load(symbol: str) -> Recording:
     """Read one symbol's recorded bars."""
-    table = pq.read_table(data_directory() / f"{FILES[symbol]}.parquet")
+    table = pq.read_table(recorded_data() / f"{FILES[symbol]}.parquet")
     columns = {name: table[name].to_numpy() for name in table.column_names}
     return Recording(
         symbol,
