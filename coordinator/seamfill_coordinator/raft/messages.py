@@ -40,7 +40,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     pass
 
 
-class Hello(_Message, tag=0):
+class Hello(_Message, frozen=True, tag=0):
     """The first message on every connection, in both directions; nothing else may come before."""
 
     protocol: int
@@ -53,13 +53,13 @@ class Hello(_Message, tag=0):
     """All members, itself included, that the sender was configured with; sorted."""
 
 
-class Founded(_Message, tag=1):
+class Founded(_Message, frozen=True, tag=1):
     """The founder has decided who the first members are."""
 
     configuration: Configuration
 
 
-class Append(_Message, tag=2):
+class Append(_Message, frozen=True, tag=2):
     """AppendEntries; without entries a heartbeat (Raft, figure 2)."""
 
     term: int
@@ -70,7 +70,7 @@ class Append(_Message, tag=2):
     """(entry, index, term), the entry's first byte being its kind."""
 
 
-class Appended(_Message, tag=3):
+class Appended(_Message, frozen=True, tag=3):
     """The answer to ``Append``, and to a snapshot that was installed."""
 
     term: int
@@ -81,7 +81,7 @@ class Appended(_Message, tag=3):
     reset: bool
 
 
-class VoteRequest(_Message, tag=4):
+class VoteRequest(_Message, frozen=True, tag=4):
     """RequestVote."""
 
     term: int
@@ -89,13 +89,13 @@ class VoteRequest(_Message, tag=4):
     last_term: int
 
 
-class Vote(_Message, tag=5):
+class Vote(_Message, frozen=True, tag=5):
     """A granted vote; a refusal is silence, or ``HigherTerm``."""
 
     term: int
 
 
-class PreVoteRequest(_Message, tag=6):
+class PreVoteRequest(_Message, frozen=True, tag=6):
     """Would you vote for me in ``term``? Changes nothing at either side."""
 
     term: int
@@ -104,7 +104,7 @@ class PreVoteRequest(_Message, tag=6):
     last_term: int
 
 
-class PreVoteReply(_Message, tag=7):
+class PreVoteReply(_Message, frozen=True, tag=7):
     """The answer to ``PreVoteRequest``."""
 
     term: int
@@ -112,13 +112,13 @@ class PreVoteReply(_Message, tag=7):
     granted: bool
 
 
-class HigherTerm(_Message, tag=8):
+class HigherTerm(_Message, frozen=True, tag=8):
     """I know a term that is higher than the one you speak in."""
 
     term: int
 
 
-class SnapshotPart(_Message, tag=9):
+class SnapshotPart(_Message, frozen=True, tag=9):
     """A piece of the leader's snapshot file, in order; at most ``SNAPSHOT_PART_BYTES`` of data."""
 
     term: int
@@ -131,7 +131,7 @@ class SnapshotPart(_Message, tag=9):
     data: bytes
 
 
-class SnapshotTaken(_Message, tag=10):
+class SnapshotTaken(_Message, frozen=True, tag=10):
     """How much of that snapshot lies here now; ``offset`` 0 asks to begin anew."""
 
     term: int
@@ -154,7 +154,7 @@ Message = (
 )
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(Message)
+_DECODER: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 
 
 class BadMessage(Exception):
