@@ -77,7 +77,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._soon: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Handle]] = []
         self._sequence = 0
-        self._outside = Context()
+        self._outside = Context()  # empty, hence false: always compare with None
+        self._world_tasks: list[asyncio.Task[Any]] = []
         self._failure: BaseException | None = None
 
     # Running
@@ -100,6 +101,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Forget everything that would still have happened."""
         self._soon.clear()
         self._timers.clear()
+        self._world_tasks.clear()
         super().close()
 
     def fail(self, failure: BaseException) -> None:
@@ -125,7 +127,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if process is None or process.runs:
                 at_once += 1
                 if at_once > MAX_CALLBACKS_AT_ONCE:
-                    raise Livelock(f"{at_once} callbacks at {self.now:.6f} s")
+                    raise Livelock(
+                        f"{at_once} callbacks at {self.now:.6f} s, last {handle.callback!r}"
+                    )
                 try:
                     handle.context.run(handle.callback, *handle.args)  # type: ignore[arg-type]
                 except ProcessEnded:
@@ -168,7 +172,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon(  # type: ignore[override]  # our handle is not a subclass of asyncio's
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Handle:
-        handle = Handle(callback, args, context or copy_context(), self.now)
+        handle = Handle(callback, args, copy_context() if context is None else context, self.now)
         self._soon.append(handle)
         return handle
 
@@ -179,7 +183,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> Handle:
-        handle = Handle(callback, args, context or copy_context(), when)
+        handle = Handle(callback, args, copy_context() if context is None else context, when)
         self._sequence = sequence = self._sequence + 1
         heappush(self._timers, (when, sequence, handle))
         return handle
@@ -191,7 +195,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> Handle:
-        handle = Handle(callback, args, context or copy_context(), self.now + delay)
+        handle = Handle(
+            callback, args, copy_context() if context is None else context, self.now + delay
+        )
         self._sequence = sequence = self._sequence + 1
         heappush(self._timers, (handle.when_s, sequence, handle))
         return handle
@@ -199,6 +205,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_outside(self, delay: float, callback: Callable[..., object], *args: Any) -> Handle:
         """Call it as the world, whoever runs now: no pause and no end of a process stops it."""
         return self.call_later(delay, callback, *args, context=self._outside)
+
+    def spawn_outside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` as a task of the world itself."""
+        self._world_tasks.append(self.create_task(work, context=self._outside.copy()))
 
     def run_soon(self, handles: Iterable[Handle]) -> None:
         """Run what had been put aside."""
