@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from contract.plain_network import PlainNetwork
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 from seamfill_coordinator.raft.solo import SoloReplica
@@ -104,6 +105,7 @@ class ClusterPlan:
             ReplicaSettings(
                 cluster_id=self.cluster_id,
                 node_id=node_id,
+                incarnation=f"life-of-{node_id}",
                 url=f"http://{node_id}.test",
                 peer_listen=self.addresses[node_id],
                 peers={i: address for i, address in self.addresses.items() if i != node_id},
@@ -111,6 +113,7 @@ class ClusterPlan:
                 limits=self.limits,
                 timing=self.timing,
             ),
+            network=PlainNetwork(),
             on_fatal=lambda what, exc: self.fatal.append((what, exc)),
         )
 

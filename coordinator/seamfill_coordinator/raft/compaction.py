@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.raft.core import Core
@@ -94,8 +93,8 @@ class Compaction:
         self, core: Core, configurations: ConfigurationLog, *, shipped_index: int | None
     ) -> None:
         """Drop the log's beginning that nobody needs."""
-        index = self._newest_index if shipped_index is None else min(
-            self._newest_index, shipped_index
+        index = (
+            self._newest_index if shipped_index is None else min(self._newest_index, shipped_index)
         )
         index = self._first_kept(core.log, index)
         if index > core.first_index:

@@ -468,9 +468,7 @@ class RaftNode:
             return
         term = core.term + 1
         self._elections.ask(now_ms, term=term, me=self._settings.node_id)
-        request = PreVoteRequest(
-            term=term, last_index=core.last_index, last_term=core.last_term
-        )
+        request = PreVoteRequest(term=term, last_index=core.last_index, last_term=core.last_term)
         for node_id in self._connected_members():
             if self._is_voter(node_id):
                 self._say(node_id, request)
