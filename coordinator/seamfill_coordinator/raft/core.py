@@ -213,7 +213,7 @@ class Core:
     @property
     def heartbeat_due_ms(self) -> int:
         """When a leader's next heartbeat is due: the first ms that is later than the core's."""
-        return math.floor(self._core._SyncObj__newAppendEntriesTime * 1000) + 1
+        return int(self._core._SyncObj__newAppendEntriesTime * 1000) + 1
 
     @property
     def leader_id(self) -> str | None:
