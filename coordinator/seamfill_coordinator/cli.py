@@ -43,6 +43,8 @@ _EXIT_CODES: Final = {
     "journal_incomplete": EXIT_INVALID,
     "journal_version_unknown": EXIT_INVALID,
     "snapshot_invalid": EXIT_INVALID,
+    "snapshot_foreign": EXIT_INVALID,
+    "snapshot_version_unknown": EXIT_INVALID,
 }
 
 
