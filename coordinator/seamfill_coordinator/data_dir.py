@@ -1,6 +1,7 @@
 """The directory of one node: whose it is, and that only one process uses it.
 
-Owns the identity file, with the incarnation that is drawn once, and the lock. Must not know what else lies in the directory.
+Owns the identity file, with the incarnation that is drawn once, and the lock. Must not know what
+else lies in the directory.
 
 Invariants: while a ``DataDir`` is open no other process has it open (the kernel drops the lock when
 the process ends, however it ends); a directory keeps the cluster and node it was created for.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.raft.core import Core
@@ -87,6 +86,7 @@ class Compaction:
             return False
         self._writer = None
         self._newest_index = info.last_index
+        self._store.drop_older_than(info)
         self._on_written(info)
         return True
 
@@ -94,8 +94,8 @@ class Compaction:
         self, core: Core, configurations: ConfigurationLog, *, shipped_index: int | None
     ) -> None:
         """Drop the log's beginning that nobody needs."""
-        index = self._newest_index if shipped_index is None else min(
-            self._newest_index, shipped_index
+        index = (
+            self._newest_index if shipped_index is None else min(self._newest_index, shipped_index)
         )
         index = self._first_kept(core.log, index)
         if index > core.first_index:
@@ -106,6 +106,7 @@ class Compaction:
         """Note a snapshot that came from a leader; one that is being written is older."""
         self.abandon()
         self._newest_index = info.last_index
+        self._store.drop_older_than(info)
         self._bytes_then = self._journal_bytes()
 
     def abandon(self) -> None:

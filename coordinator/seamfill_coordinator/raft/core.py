@@ -146,7 +146,7 @@ class Core:
         self._me = _Node(node_id)
         self._hooks = hooks
         self._journal = journal
-        self._now_s = lambda: now_ms() / 1000
+        self._now_s: Callable[[], float] = lambda: now_ms() / 1000
         transport = functools.partial(_Outbox, send=self._send)
         with self._in_its_world(journal):
             # Built with itself as the only member, which no tick ever sees.
@@ -207,12 +207,13 @@ class Core:
     @property
     def applied_term(self) -> int:
         """The term of the last applied entry."""
-        return self.log[self.applied_index - self.first_index][2]
+        term: int = self.log[self.applied_index - self.first_index][2]
+        return term
 
     @property
     def heartbeat_due_ms(self) -> int:
         """When a leader's next heartbeat is due: the first ms that is later than the core's."""
-        return math.floor(self._core._SyncObj__newAppendEntriesTime * 1000) + 1
+        return int(self._core._SyncObj__newAppendEntriesTime * 1000) + 1
 
     @property
     def leader_id(self) -> str | None:
@@ -287,9 +288,7 @@ class Core:
         self.tick()
         self._core._SyncObj__raftElectionDeadline = math.inf
 
-    def append(
-        self, entry: bytes, done: Callable[[Applied | None], None] | None = None
-    ) -> int:
+    def append(self, entry: bytes, done: Callable[[Applied | None], None] | None = None) -> int:
         """Append an entry to our log and return its index. Only for a leader.
 
         ``done`` is called when it was applied here, with None when another entry took its place;
@@ -354,9 +353,7 @@ class Core:
 
         The core learns terms from messages only: it gets a vote request it can not grant.
         """
-        self.deliver_vote_request(
-            sender, VoteRequest(term=term, last_index=0, last_term=_NO_TERM)
-        )
+        self.deliver_vote_request(sender, VoteRequest(term=term, last_index=0, last_term=_NO_TERM))
 
     def install(self, *, last_index: int, last_term: int) -> None:
         """Go on from a snapshot that the machine was just loaded from."""

@@ -4,8 +4,8 @@ Owns the appends: from where, how large, how many bytes on their way to a slow m
 elections or the disk; a member whose next entry lies in the snapshot is handed to ``shipping.py``.
 
 Invariants: no append is larger than ``APPEND_BYTES`` unless a single entry is; not more than
-``IN_FLIGHT_BYTES`` are on their way to a member that has not acknowledged them; while a member's log
-is not known to match, only one append is.
+``IN_FLIGHT_BYTES`` are on their way to a member that has not acknowledged them; while a member's
+log is not known to match, only one append is.
 """
 
 from __future__ import annotations

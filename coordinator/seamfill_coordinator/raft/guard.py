@@ -111,9 +111,7 @@ class Guard:
         # sent yet, and that we acknowledged. Only a conflict of terms may remove them.
         verified = max(core.commit_index, message.previous_index)
         return Verdict(
-            deliver=Heartbeat(
-                term=message.term, commit_index=min(message.commit_index, verified)
-            ),
+            deliver=Heartbeat(term=message.term, commit_index=min(message.commit_index, verified)),
             answer=Appended(
                 term=message.term,
                 next_index=message.previous_index + 1,
@@ -129,9 +127,7 @@ class Guard:
                 term=message.term,
                 commit_index=min(message.commit_index, self._core.commit_index),
             ),
-            answer=Appended(
-                term=message.term, next_index=committed + 1, success=False, reset=True
-            ),
+            answer=Appended(term=message.term, next_index=committed + 1, success=False, reset=True),
         )
 
     def _known(self, entries: Sequence[Entry]) -> int:

@@ -141,7 +141,7 @@ class Link(asyncio.Protocol):
     def _silence(self) -> None:
         self.is_closed = True
         self._queued, self._queued_bytes = [], 0
-        self._reader = FrameReader(limit=0)
+        self._reader = FrameReader(limit=0)  # what was read already is forgotten
 
     # What the transport says
 
@@ -166,7 +166,7 @@ class Link(asyncio.Protocol):
 
     def _deliver(self) -> None:
         for _ in range(FRAMES_PER_TURN):
-            if self.is_closed or not self._deliver_next():
+            if not self._deliver_next():
                 break
         else:
             self._fall_behind()
@@ -176,7 +176,7 @@ class Link(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _fall_behind(self) -> None:
-        if not self._is_behind:
+        if not self._is_behind and not self.is_closed:
             self._is_behind = True
             self.transport.pause_reading()
         self._loop.call_soon(self._deliver)

@@ -1,7 +1,7 @@
 """One node of the cluster: pysyncobj's core, the lease machine, and who may propose.
 
-Owns the turns on the event loop, reigns and their stamps, readiness, digests and fail-stop. Must not
-know HTTP, what peers say (``node.py`` does) or pysyncobj's inside (``core.py`` does).
+Owns the turns on the event loop, reigns and their stamps, readiness, digests and fail-stop. Must
+not know HTTP, what peers say (``node.py`` does) or pysyncobj's inside (``core.py`` does).
 
 A *reign* is one stay in leadership, within one term. It begins by committing ``Announce``, so that
 every member knows where to send requests before this node calls itself ready; its clock starts at
@@ -142,9 +142,7 @@ class PysyncobjReplica:
         """
         settings = self._settings
         directory = settings.data_dir
-        store = SnapshotStore(
-            directory / "snapshots", self._files, cluster_id=settings.cluster_id
-        )
+        store = SnapshotStore(directory / "snapshots", self._files, cluster_id=settings.cluster_id)
         newest = store.newest()
         if newest is not None:
             self._applier.restart_from(store.load(newest), newest.last_index)
