@@ -25,7 +25,7 @@ The lease clock never runs faster than true time, but it is read in whole millis
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -117,6 +117,11 @@ class ClaimKey:
         if then is None or then.now_ms > value.latest_ms:
             return None
         return then
+
+    def split(self, state: KeyState, /) -> tuple[Hashable, tuple[int, ...]]:
+        """Times and tokens are only ever required to lie above these."""
+        exact = (state.token, state.holder, state.quiet_ms is None)
+        return exact, (state.now_ms, state.expires_ms, state.quiet_ms or 0, state.last_token)
 
     def _apply(self, state: KeyState, call: KeyCall) -> KeyState | None:
         match call.asked, call.answer:
