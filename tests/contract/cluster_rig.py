@@ -9,16 +9,20 @@ does are ``busy_machines.excused`` instead.
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from contract.plain_network import PlainNetwork
 from seamfill_coordinator.machine.commands import OpenSession, Operation, Request
 from seamfill_coordinator.machine.outcomes import Opened, Reply
 from seamfill_coordinator.ports import free_ports
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
+from seamfill_coordinator.raft.compaction import CompactionLimits
+from seamfill_coordinator.raft.journal_files import Files, OsFiles
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 from seamfill_coordinator.raft.solo import SoloReplica
 from seamfill_coordinator.raft.timing import RaftTiming
@@ -114,9 +118,12 @@ class Rig:
 
     async def all_applied(self) -> None:
         """Wait until every node has applied what the leader has committed now."""
-        leader = await self.leader()
-        index = leader.status().commit_index
-        await until(lambda: all(r.status().applied_index >= index for r in self.nodes.values()))
+        await self.all_applied_on(*self.nodes)
+
+    async def all_applied_on(self, *node_ids: str) -> None:
+        """Wait until these nodes have applied what the leader has committed now."""
+        index = (await self.leader()).status().commit_index
+        await until(lambda: all(self.nodes[n].status().applied_index >= index for n in node_ids))
 
     async def state_digests(self) -> set[str]:
         """Return all nodes' state digests at a moment when all have applied the same entries."""
@@ -161,6 +168,10 @@ class ClusterPlan:
     node_ids: tuple[str, ...] = ("n1", "n2", "n3")
     addresses: dict[str, str] = field(default_factory=dict)
     fatal: list[tuple[str, BaseException]] = field(default_factory=list)
+    compaction: CompactionLimits = field(default_factory=CompactionLimits)
+    lives: dict[str, int] = field(default_factory=dict)
+    files: Callable[[str], Files] = lambda _node_id: OsFiles()
+    """The disk of a node, by its id."""
 
     def __post_init__(self) -> None:
         self.move()
@@ -174,6 +185,14 @@ class ClusterPlan:
         self.fatal.clear()
         self.move()
 
+    def incarnation(self, node_id: str) -> str:
+        return f"life-{self.lives.get(node_id, 1)}-of-{node_id}"
+
+    def wipe(self, node_id: str) -> None:
+        """Let the node, which must be stopped, begin anew on an empty disk."""
+        shutil.rmtree(self.directory / node_id)
+        self.lives[node_id] = self.lives.get(node_id, 1) + 1
+
     def make(self, node_id: str) -> PysyncobjReplica:
         data_dir = self.directory / node_id
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -181,13 +200,17 @@ class ClusterPlan:
             ReplicaSettings(
                 cluster_id=self.cluster_id,
                 node_id=node_id,
+                incarnation=self.incarnation(node_id),
                 url=f"http://{node_id}.test",
                 peer_listen=self.addresses[node_id],
                 peers={i: address for i, address in self.addresses.items() if i != node_id},
                 data_dir=data_dir,
                 limits=self.limits,
+                compaction=self.compaction,
                 timing=self.timing,
             ),
+            network=PlainNetwork(),
+            files=self.files(node_id),
             on_fatal=lambda what, exc: self.fatal.append((what, exc)),
         )
 

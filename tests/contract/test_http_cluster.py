@@ -17,6 +17,7 @@ import pytest
 from contract.busy_machines import excused
 from contract.cluster_rig import free_port, until
 from contract.http_rig import T0, WORKER, Facts, HttpRig, SteppedClock, backfill, covered, serving
+from contract.plain_network import PlainNetwork
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 
 pytestmark = [
@@ -94,11 +95,13 @@ class Cluster:
             ReplicaSettings(
                 cluster_id=CLUSTER,
                 node_id=node_id,
+                incarnation=f"life-of-{node_id}",
                 url=f"http://127.0.0.1:{self.http_ports[node_id]}",
                 peer_listen=addresses.pop(node_id),
                 peers=addresses,
                 data_dir=data_dir,
             ),
+            network=PlainNetwork(),
             on_fatal=lambda what, exc: pytest.fail(f"{what}: {exc}"),
         )
 
