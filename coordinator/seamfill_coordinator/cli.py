@@ -4,7 +4,8 @@ Owns the group, the server commands, their exit codes, and how this process logs
 the operators' commands do (``console`` attaches them).
 
 Exit codes of the servers: 0 stopped in order · 1 failure (an address is taken) · 2 usage, naming
-the flag · 4 the data directory is in use · 8 the data directory belongs to another node.
+the flag · 4 the data directory is in use · 8 the data directory belongs to another node, or its
+journal or snapshot is damaged · 70 the node ended itself: going on could have lost something.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from seamfill.errors import InvalidInput, SeamfillError
 from seamfill.logs import configure_logging
 from seamfill_coordinator import console
 from seamfill_coordinator.config import load_config
+from seamfill_coordinator.raft.certs_cli import certs
 from seamfill_coordinator.raft.journal_cli import journal
 
 __all__ = ["main"]
@@ -37,6 +39,13 @@ _EXIT_CODES: Final = {
     "invalid_input": EXIT_USAGE,
     "data_dir_in_use": EXIT_CONFLICT,
     "data_dir_unusable": EXIT_INVALID,
+    "journal_corrupt": EXIT_INVALID,
+    "journal_foreign": EXIT_INVALID,
+    "journal_incomplete": EXIT_INVALID,
+    "journal_version_unknown": EXIT_INVALID,
+    "snapshot_invalid": EXIT_INVALID,
+    "snapshot_foreign": EXIT_INVALID,
+    "snapshot_version_unknown": EXIT_INVALID,
 }
 
 
@@ -52,7 +61,7 @@ def main() -> None:
 @click.option(
     "--peer-listen",
     metavar="HOST:PORT",
-    help="For the other nodes; keep it on a trusted network.  [default: 127.0.0.1:8081]",
+    help="For the other nodes, over mutual TLS.  [default: 127.0.0.1:8081]",
 )
 @click.option(
     "--peer",
@@ -62,12 +71,33 @@ def main() -> None:
 )
 @click.option("--data-dir", metavar="DIR", help="Where the log lives. One node, one directory.")
 @click.option(
+    "--certs",
+    metavar="DIR",
+    help="Holds ca.crt, ID.crt and ID.key, ID being --node-id; `coordinator certs init` makes them "
+    "for development. Needed when there are peers.",
+)
+@click.option(
+    "--profile",
+    metavar="dev|prod",
+    help="prod refuses certificates that are made for development.  [default: dev]",
+)
+@click.option(
     "--advertise-url",
     metavar="URL",
     help="Where others reach this node's HTTP API, if not at --listen.",
 )
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve /metrics there as well.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+@click.option(
+    "--snapshot-every",
+    metavar="ENTRIES",
+    help="Log entries between two snapshots; fewer restart faster.  [default: 20000]",
+)
+@click.option(
+    "--journal-segment-bytes",
+    metavar="BYTES",
+    help="Disk space that the journal reserves at once.  [default: 16777216]",
+)
 @click.option("--config", metavar="FILE", help="TOML file with the same names.")
 def serve(**options: object) -> None:
     """Run one coordinator node.
@@ -133,6 +163,7 @@ def version() -> None:
 
 
 console.attach(main)
+main.add_command(certs)
 main.add_command(journal)
 
 

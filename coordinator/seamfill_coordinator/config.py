@@ -14,16 +14,19 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from seamfill.errors import InvalidInput
 
-__all__ = ["Address", "NodeConfig", "configures_a_node", "load_config"]
+__all__ = ["Address", "NodeConfig", "Profile", "configures_a_node", "load_config", "valid_id"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_PEER_LISTEN: Final = "127.0.0.1:8081"
+DEFAULT_SNAPSHOT_EVERY: Final = 20_000
+DEFAULT_SEGMENT_BYTES: Final = 16 << 20
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_PEERS: Final = 8
 """Nine members: more only make a commit slower."""
@@ -39,6 +42,18 @@ _ALIASES: Final = {
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EVERYWHERE: Final = ("0.0.0.0", "::")
 _PORT_MAX: Final = 65_535
+_WHOLE_MAX: Final = 1 << 30
+
+
+class Profile(Enum):
+    """How strict a node is about what protects it."""
+
+    DEV = "dev"
+    PROD = "prod"
+    """Refuses what is made for development."""
+
+
+_PROFILES: Final = tuple(profile.value for profile in Profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +80,19 @@ class NodeConfig:
     peers: Mapping[str, Address]
     """The other members' peer addresses by node id; they may change between starts."""
     data_dir: Path
+    profile: Profile
+    certs: Path | None
+    """Directory with this node's certificate, its key, and the peers' CA; given if there are peers.
+    What is in it is checked by ``raft/credentials.py``."""
     advertise_url: str | None
     """Where others reach this node's HTTP; None derives it from ``listen``."""
     metrics_listen: Address | None
     """Serves ``/metrics`` alone; None serves it on ``listen`` only."""
     log_level: str
+    snapshot_every: int
+    """Log entries between two snapshots."""
+    journal_segment_bytes: int
+    """Reserved on the disk at once."""
 
 
 def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> NodeConfig:
@@ -136,9 +159,13 @@ _NAMES: Final = frozenset(
         "peer-listen",
         "peer",
         "data-dir",
+        "profile",
+        "certs",
         "advertise-url",
         "metrics-listen",
         "log-level",
+        "snapshot-every",
+        "journal-segment-bytes",
     }
 )
 
@@ -177,9 +204,15 @@ def _build(sources: _Sources) -> NodeConfig:
         peer_listen=peer_listen,
         peers=peers,
         data_dir=Path(data_dir),
+        profile=Profile(_one_of("profile", sources.text("profile") or "dev", _PROFILES)),
+        certs=_certs(sources.text("certs"), [node_id, *peers]),
         advertise_url=_advertised(sources.text("advertise-url"), listen, alone=not peers),
         metrics_listen=_metrics(sources.text("metrics-listen"), listen),
         log_level=_one_of("log-level", sources.text("log-level") or "info", LOG_LEVELS),
+        snapshot_every=_whole(sources, "snapshot-every", DEFAULT_SNAPSHOT_EVERY, low=10),
+        journal_segment_bytes=_whole(
+            sources, "journal-segment-bytes", DEFAULT_SEGMENT_BYTES, low=64 << 10
+        ),
     )
 
 
@@ -187,10 +220,11 @@ def _identifier(sources: _Sources, name: str) -> str:
     value = sources.text(name)
     if value is None:
         raise InvalidInput(name, "is missing")
-    return _valid_id(name, value)
+    return valid_id(name, value)
 
 
-def _valid_id(name: str, value: str) -> str:
+def valid_id(name: str, value: str) -> str:
+    """Return an id of a node or cluster. Raises ``InvalidInput`` naming ``name``."""
     if _ID.fullmatch(value) is None:
         raise InvalidInput(
             name, f"{value!r} is not 1 to 63 letters, digits, dots, dashes and underscores"
@@ -214,7 +248,7 @@ def _peers(texts: Sequence[str], node_id: str) -> dict[str, Address]:
         peer_id, equals, address = text.partition("=")
         if not equals:
             raise InvalidInput("peer", f"{text!r} is not ID=HOST:PORT")
-        _valid_id("peer", peer_id)
+        valid_id("peer", peer_id)
         if peer_id == node_id:
             raise InvalidInput("peer", f"{peer_id} is this node itself")
         if peer_id in peers:
@@ -225,6 +259,17 @@ def _peers(texts: Sequence[str], node_id: str) -> dict[str, Address]:
     if len(peers) > MAX_PEERS:
         raise InvalidInput("peer", f"{len(peers)} peers; at most {MAX_PEERS}")
     return peers
+
+
+def _certs(text: str | None, members: Sequence[str]) -> Path | None:
+    if text is None and len(members) > 1:
+        nodes = " ".join(f"--node {member}" for member in sorted(members))
+        raise InvalidInput(
+            "certs",
+            "is needed: peers talk over mutual TLS only. For development make certificates with "
+            f"`coordinator certs init --dir DIR {nodes}`, then start each node with --certs DIR",
+        )
+    return None if text is None else Path(text)
 
 
 def _advertised(text: str | None, listen: Address, *, alone: bool) -> str | None:
@@ -248,6 +293,15 @@ def _metrics(text: str | None, listen: Address) -> Address | None:
         # The existing deployment's PROMETHEUS_PORT is a bare port.
         text = f"{listen.host}:{text}"
     return _address("metrics-listen", text)
+
+
+def _whole(sources: _Sources, name: str, default: int, *, low: int) -> int:
+    text = sources.text(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not low <= int(text) <= _WHOLE_MAX:
+        raise InvalidInput(name, f"{text!r} is not a whole number from {low} to {_WHOLE_MAX}")
+    return int(text)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
