@@ -30,7 +30,7 @@ from seamfill_coordinator.machine.commands import (
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Claimed, Reply
 
-KEYS = ("k1", "k2")
+KEYS = ("k1", "k2", "n:60:0:120", "n:60:60:180")
 LIVES = tuple(Life(node=f"n{number}", incarnation="i", number=1) for number in (1, 2, 3))
 
 
@@ -93,8 +93,10 @@ class SmallWorld:
         self.reign_began_ms = self.now_ms
 
     def holder(self, key: str) -> Seen:
-        rows = live_overlaps(self.machine.state, locate(key))
-        return Seen(token=str(rows[0].fence) if rows else None, rev=self.machine.rev)
+        place = locate(key)
+        rows = live_overlaps(self.machine.state, place)
+        tokens = [str(row.fence) for row in rows if (row.start_s, row.stop_s) == place[1:]]
+        return Seen(token=tokens[0] if tokens else None, rev=self.machine.rev)
 
 
 def open_sessions(world: SmallWorld, names: tuple[str, ...]) -> list[Caller]:
@@ -109,7 +111,7 @@ def open_sessions(world: SmallWorld, names: tuple[str, ...]) -> list[Caller]:
 
 
 def contention(seed: int, *, until_ms: int = 20_000) -> SmallWorld:
-    """Return a run of some hundred operations on two keys."""
+    """Return a run of some hundred operations on a few keys, two of which overlap."""
     world = SmallWorld(random.Random(seed))
     rng = world.rng
 

@@ -252,17 +252,36 @@ def test_a_refused_claim_has_no_effect() -> None:
     assert not story.is_linearizable()
 
 
-def test_a_key_that_names_a_range_is_not_passed_over() -> None:
+RANGE, OVERLAPPING, BESIDE = "n:60:0:120", "n:60:60:180", "n:60:180:240"
+
+
+@pytest.mark.parametrize(("other", "is_fine"), [(OVERLAPPING, False), (BESIDE, True)])
+def test_keys_that_name_ranges_exclude_each_other_where_they_overlap(
+    other: str, is_fine: bool
+) -> None:
     story = Story()
-    asked = Claim(key="kind:venue:60:0:60:world:", lease_ms=TTL_MS)
-    story.recorder.unknown(story.begin("a", asked), "no answer")
-    assert not story.is_linearizable()
+    story.end(story.begin("a", Claim(key=RANGE, lease_ms=TTL_MS, holder="a")), granted(1))
+    story.end(story.begin("b", Claim(key=other, lease_ms=TTL_MS, holder="b")), granted(2))
+    story.end(story.begin("a", FailClaim(key=RANGE, token="1")), DONE)
+    story.end(story.begin("b", FailClaim(key=other, token="2")), DONE)
+    assert story.is_linearizable() is is_fine
+
+
+def test_a_completed_range_is_quiet_for_those_that_overlap_it() -> None:
+    for late_ms, is_fine in ((9_000, False), (10_000, True)):
+        story = Story()
+        story.end(story.begin("a", Claim(key=RANGE, lease_ms=TTL_MS)), granted(1))
+        story.end(story.begin("a", CompleteClaim(key=RANGE, token="1")), DONE)
+        story.end(story.begin("b", Claim(key=OVERLAPPING, lease_ms=TTL_MS)), HELD)
+        story.at(late_ms)
+        story.end(story.begin("b", Claim(key=OVERLAPPING, lease_ms=TTL_MS)), granted(2))
+        assert story.is_linearizable() is is_fine
 
 
 def test_what_can_not_be_decided_is_a_violation_unless_the_log_decides() -> None:
     world = contention(7)
     history = world.recorder.history()
-    committed = replay(world.agreement.committed, world.agreement.digests).requests
+    committed = replay(world.agreement.commands, world.agreement.digests).requests
     (violation, *_) = check_linearizability(history, budget=20)
     assert "undecided" in str(violation)
     resolved = resolve(history, committed)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from seamfill_chaos.checkers.agreement import Committed, Life
 from seamfill_chaos.checkers.durability import check_durability
 from seamfill_chaos.checkers.replay import replay
 from seamfill_chaos.history import Read, Recorder, Seen
@@ -26,7 +25,6 @@ from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Done, Outcome, Rejected, RejectReason, Reply
 from unit.chaos.checkers.small_world import contention
 
-NODE = Life(node="n", incarnation="i", number=1)
 STAMP = Stamp(term=1, reign_ms=0, wall_ms=0)
 
 
@@ -36,7 +34,7 @@ class Run:
 
     recorder: Recorder = field(default_factory=lambda: Recorder(lambda: 0))
     machine: LeaseMachine = field(default_factory=LeaseMachine)
-    log: dict[int, Committed] = field(default_factory=dict)
+    log: dict[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.commit(Request(operations=(OpenSession(),)))
@@ -44,7 +42,7 @@ class Run:
     def commit(self, *requests: Request) -> Reply:
         index = len(self.log) + 1
         command = encode_command(Command(version=1, stamp=STAMP, requests=requests))
-        self.log[index] = Committed(index=index, term=1, command=command, by=NODE)
+        self.log[index] = command
         return apply_encoded(self.machine, command).replies[0]
 
     def ask(self, asked: Request | Read) -> int:
@@ -89,7 +87,7 @@ def test_a_good_run_has_nothing_to_tell() -> None:
 @given(st.integers(0, 2**32))
 def test_every_run_of_the_real_machine_is_accepted(seed: int) -> None:
     world = contention(seed)
-    requests = replay(world.agreement.committed, {}).requests
+    requests = replay(world.agreement.commands, {}).requests
     assert check_durability(world.recorder.history(), requests) == []
 
 
