@@ -288,6 +288,21 @@ def test_a_reconnected_member_gets_what_was_lost_on_the_way(three: Cluster) -> N
     assert three["n3"].core.applied_index == leader.core.commit_index
 
 
+def test_a_member_that_never_answered_and_is_gone_needs_no_snapshot(three: Cluster) -> None:
+    """Nothing is known of it; taken for one that has nothing, it was to get a snapshot that there
+    was not."""
+    leader = three.elect("n1")
+    three.elect("n2")
+    three.elect("n1")
+    for packet in list(three.packets):
+        three.packets.remove(packet)
+    leader.disconnected("n3")
+    leader.connected(three["n3"].hello)
+    propose(leader, b"goes on")
+    three.settle()
+    assert three["n3"].core.last_index == leader.core.last_index
+
+
 def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
     cluster = Cluster(
         "n1", "n2", "n3", compaction=CompactionLimits(every_entries=20, keep_entries=2)

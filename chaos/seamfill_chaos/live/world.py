@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import aiohttp
 
 from seamfill_chaos.live.processes import ManagedProcess, Processes, program
 from seamfill_coordinator.ports import free_ports
+from seamfill_coordinator.raft.certs import init_certificates
 
 __all__ = ["Exchange", "World"]
 
@@ -84,6 +86,8 @@ class World:
         ports = free_ports(2 * nodes)
         clients, peers = ports[:nodes], ports[nodes:]
         peer_of = {name: f"127.0.0.1:{port}" for name, port in zip(names, peers, strict=True)}
+        certs = directory / "certs"
+        init_certificates(certs, names, now=datetime.now(UTC))
         lines: dict[str, list[str | Path]] = {}
         for name, port in zip(names, clients, strict=True):
             self.urls[name] = f"http://127.0.0.1:{port}"
@@ -92,7 +96,7 @@ class World:
                 *(program("coordinator"), "serve", "--node-id", name, "--cluster-id", "live"),
                 *("--listen", f"127.0.0.1:{port}", "--peer-listen", peer_of[name]),
                 *(word for other in others for word in ("--peer", other)),
-                *("--data-dir", directory / name),
+                *("--data-dir", directory / name, "--certs", certs),
             ]
         started = await asyncio.gather(
             *(self.processes.start(name, line) for name, line in lines.items())
