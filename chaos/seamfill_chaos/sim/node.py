@@ -51,6 +51,7 @@ class Node:
         machine: Machine,
         make_replica: MakeReplica,
         on_event: Callable[[str], None],
+        on_life: Callable[[Node, Process], None],
     ) -> None:
         self.name = name
         self.machine = machine
@@ -72,6 +73,7 @@ class Node:
         self._trace = trace
         self._make_replica = make_replica
         self._on_event = on_event
+        self._on_life = on_life
         self._armed: tuple[DiskFault, int] | None = None
         self._fate = Fate.KEPT
         self.had_journal = False
@@ -96,6 +98,7 @@ class Node:
         self._armed = None
         self.disk.on_step = self._step
         self.process = Process(self._loop, self.machine)
+        self._on_life(self, self.process)
         self._note("node.starts", life=self.lives)
         self.process.spawn(self._live(self.process))
 

@@ -1,120 +1,157 @@
-"""What must hold at every moment of a run, checked at that moment.
+"""The simulator's eyes inside the nodes: what they apply, load, say and claim to be.
 
-Owns the safety of the log, seen from outside: what each node applies, and who leads which term. The
-first breach ends the run, so that the trace stops where the damage was done. Must not know clients;
-what they may conclude from their answers is for ``seamfill_chaos.checkers``.
+Owns the taps, and feeds ``checkers.agreement`` with what they see while the run goes on; the first
+violation ends the run, so that the trace stops where the damage was done. Must not know what is
+right, nor change anything.
 
-* State machine safety: no two nodes, and no two lives of a node, apply different commands at one
-  index; no command is skipped; none is applied twice in one life.
-* Election safety: at most one node leads in a term.
-* Determinism of the machine: state digests at one index are equal.
+The taps are put around methods of the real classes, for as long as a run lasts. Hooks in the
+program for this alone would be code that production carries and never runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from seamfill_chaos.checkers.agreement import Agreement, Life
+from seamfill_chaos.checkers.liveness import Progress
+from seamfill_chaos.sim.node import Node
 from seamfill_chaos.sim.process import Process, current_process
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
-from seamfill_coordinator.raft.applying import Applier
+from seamfill_coordinator.raft.core import Core
+from seamfill_coordinator.raft.journal import DurableJournal
+from seamfill_coordinator.raft.links import Links
+from seamfill_coordinator.raft.messages import Message
+from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore
+from seamfill_coordinator.replication import Role
 
 __all__ = ["Observer", "SafetyBreach"]
 
 
 class SafetyBreach(Exception):
-    """The cluster broke a promise that consensus makes; the text says which."""
+    """The cluster broke a promise; the text says which."""
 
 
 class Observer:
-    """All of the cluster's applied log, as the nodes show it."""
+    """Sees all nodes of one world."""
 
     def __init__(self, fail: Callable[[SafetyBreach], None], count: Callable[[str], None]) -> None:
-        self.log: dict[int, bytes] = {}
-        """Index → command, of all that any node ever applied."""
-        self.last_index = 0
-        self.leaders: dict[int, str] = {}
-        """Term → who led it."""
+        self.agreement = Agreement()
+        self.progress = Progress()
         self._fail = fail
         self._count = count
-        self._applied_by: dict[int, str] = {}
-        self._applied: dict[Process, int] = {}
-        self._digests: dict[int, tuple[str, str]] = {}
+        self._lives: dict[Process, Life] = {}
 
-    def applies(self, process: Process, index: int, command: bytes) -> None:
-        """A node is about to apply a command."""
-        known = self.log.get(index)
-        if known is None:
-            self.log[index] = command
-            self._applied_by[index] = process.name
-            if index > self.last_index:
-                self.last_index = index
-        elif known != command:
-            self._breach(
-                f"{process.name} applies another command at index {index} than "
-                f"{self._applied_by[index]} did"
+    def begins(self, node: Node, process: Process) -> None:
+        """A process of a node begins."""
+        self._lives[process] = Life(node=node.name, incarnation=node.incarnation, number=node.lives)
+
+    def look_at(self, nodes: Iterable[Node], now_ms: int, *, digests: bool = False) -> None:
+        """Ask all nodes that serve what they are."""
+        for node in nodes:
+            if node.replica is None or node.process is None:
+                continue
+            life, status = self._lives[node.process], node.replica.status()
+            self.agreement.observed(
+                life,
+                term=status.term,
+                commit_index=status.commit_index,
+                is_leader=status.role is Role.LEADER,
             )
-        last = self._applied.get(process, 0)
-        if index <= last:
-            self._breach(f"{process.name} applies index {index} after {last}")
-        for skipped in range(last + 1, index):
-            if skipped in self.log:
-                self._breach(f"{process.name} skips the command at index {skipped}")
-        self._applied[process] = index
-
-    def restarts_from(self, process: Process, index: int) -> None:
-        """A node goes on with the machine of a snapshot."""
-        if index < self._applied.get(process, 0):
-            self._breach(f"{process.name} installs a snapshot of index {index}, which is older")
-        self._applied[process] = index
-
-    def applied_index(self, process: Process) -> int:
-        """Return the last index that this life of a node has applied a command at."""
-        return self._applied.get(process, 0)
-
-    def leads(self, name: str, term: int) -> None:
-        """A node has become the leader of a term."""
-        other = self.leaders.setdefault(term, name)
-        if other != name:
-            self._breach(f"{name} leads term {term}, and so did {other}")
-
-    def digest(self, name: str, index: int, digest: str) -> None:
-        """A node tells the digest of its state after an index."""
-        other, known = self._digests.setdefault(index, (name, digest))
-        if known != digest:
-            self._breach(f"{name} and {other} have different states after index {index}")
+            self.progress.reached(node.name, now_ms, status.applied_index)
+            if digests:
+                for index, digest in status.digests.items():
+                    self.agreement.digested(life, index, digest)
+        self._judge()
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """See every command at the only door to a node's machine while this lasts."""
-        # Not a listener: those hear replies, without index and bytes, and not what is replayed.
-        apply, restart_from = Applier.apply, Applier.restart_from
+        """See what the nodes do while this lasts."""
+        taps: list[tuple[type, str, Any]] = [
+            (Core, "_apply", self._tap_apply),
+            (SnapshotStore, "load", self._tap_load),
+            (Core, "install", self._tap_install),
+            (Links, "send", self._tap_send),
+            (DurableJournal, "deleteEntriesFrom", self._tap_truncate),
+        ]
+        originals = [(owner, name, getattr(owner, name)) for owner, name, _ in taps]
+        for owner, name, tap in taps:
+            setattr(owner, name, tap(getattr(owner, name)))
+        try:
+            yield
+        finally:
+            for owner, name, original in originals:
+                setattr(owner, name, original)
 
-        def seen_apply(applier: Applier, index: int, command: bytes) -> Applied:
-            process = current_process()
-            assert process is not None, "nodes apply in their own process"
-            is_first = index not in self.log
-            self.applies(process, index, command)
-            applied = apply(applier, index, command)
+    # Taps
+
+    def _tap_apply(self, apply: Callable[[Core, bytes], Applied]) -> Callable[..., Applied]:
+        agreement = self.agreement
+
+        def tap(core: Core, command: bytes) -> Applied:
+            index = core.applied_index + 1
+            is_first = index not in agreement.committed
+            term = core.log[index - core.first_index][2]
+            agreement.applied(self._life, index, term, command)
+            self._judge()
+            applied = apply(core, command)
             if is_first:
                 for event in applied.events:
                     self._count(event.name)
             return applied
 
-        def seen_restart(applier: Applier, machine: LeaseMachine, index: int) -> None:
-            process = current_process()
-            assert process is not None, "nodes apply in their own process"
-            self.restarts_from(process, index)
-            restart_from(applier, machine, index)
+        return tap
 
-        Applier.apply, Applier.restart_from = seen_apply, seen_restart  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            Applier.apply, Applier.restart_from = apply, restart_from  # type: ignore[method-assign]
+    def _tap_load(
+        self, load: Callable[[SnapshotStore, SnapshotInfo], LeaseMachine]
+    ) -> Callable[..., LeaseMachine]:
+        def tap(store: SnapshotStore, info: SnapshotInfo) -> LeaseMachine:
+            machine = load(store, info)
+            self.agreement.loaded(self._life, info.last_index, info.last_term)
+            self._judge()
+            return machine
 
-    def _breach(self, text: str) -> None:
-        breach = SafetyBreach(text)
-        self._fail(breach)
-        raise breach
+        return tap
+
+    def _tap_install(self, install: Callable[..., None]) -> Callable[..., None]:
+        def tap(core: Core, *, last_index: int, last_term: int) -> None:
+            self.agreement.loaded(self._life, last_index, last_term)
+            self._judge()
+            install(core, last_index=last_index, last_term=last_term)
+
+        return tap
+
+    def _tap_send(self, send: Callable[[Links, str, Message], bool]) -> Callable[..., bool]:
+        agreement = self.agreement
+
+        def tap(links: Links, node_id: str, message: Message) -> bool:
+            was_sent = send(links, node_id, message)
+            if was_sent:
+                agreement.sent(self._life, node_id, message)
+                if agreement.violations:
+                    self._judge()
+            return was_sent
+
+        return tap
+
+    def _tap_truncate(self, delete: Callable[[DurableJournal, int], None]) -> Callable[..., None]:
+        def tap(journal: DurableJournal, position: int) -> None:
+            if position < len(journal):
+                self._count("log.truncated")
+            delete(journal, position)
+
+        return tap
+
+    @property
+    def _life(self) -> Life:
+        process = current_process()
+        assert process is not None, "nodes act in their own process"
+        return self._lives[process]
+
+    def _judge(self) -> None:
+        if self.agreement.violations:
+            breach = SafetyBreach(str(self.agreement.violations[0]))
+            self._fail(breach)
+            raise breach

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
+from seamfill_chaos.checkers.judge import judge
 from seamfill_chaos.sim.nemesis import Nemesis
 from seamfill_chaos.sim.operator import Operator
 from seamfill_chaos.sim.plan import Plan, draw_plan
@@ -80,6 +81,8 @@ def run_plan(plan: Plan) -> tuple[World, RunResult]:
             _live(world, result)
         except Exception as exc:
             result.violation = _text_of(exc)
+        if result.violation is None:
+            result.violation = _judge(world)
         result.moments = world.moments
         result.trace_digest = world.trace.digest()
         history = world.recorder.history()
@@ -97,6 +100,7 @@ def _live(world: World, result: RunResult) -> None:
         world.start()
         nemesis.start()
         world.loop.spawn_outside(operator.watch())
+        world.loop.spawn_outside(world.look_again_and_again())
         world.loop.run_until(plan.faults_until_s)
         nemesis.end()
         prober = Process(world.loop, Machine(world.loop, "probe"))
@@ -104,7 +108,7 @@ def _live(world: World, result: RunResult) -> None:
         world.loop.run_until(plan.seconds)
         if result.recovered_s is None:
             raise Unlively(f"not whole {LIVENESS_S:g} s after the last fault")
-        world.check_digests()
+        world.look(digests=True)
 
 
 async def _recover(world: World, result: RunResult) -> None:
@@ -122,6 +126,18 @@ async def _recover(world: World, result: RunResult) -> None:
         return
     result.recovered_s = loop.now - began_s
     world.note("world.recovered", after_s=result.recovered_s)
+
+
+def _judge(world: World) -> str | None:
+    """Let all checkers compare what callers heard with what was committed; say what they found."""
+    agreement = world.observer.agreement
+    judgement = judge(
+        world.recorder.history(), agreement.commands, agreement.digests, terms=agreement.terms
+    )
+    moments = judgement.moments
+    world.moments["operation.repeated"] += moments.repeated
+    world.moments["operation.stale_refused"] += moments.stale_refused
+    return "\n".join(map(str, judgement.violations[:10])) or None
 
 
 @contextmanager

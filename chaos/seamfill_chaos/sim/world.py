@@ -7,6 +7,7 @@ does not shift what another one draws.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from seamfill_coordinator.replication import Role
 __all__ = ["World"]
 
 CLUSTER_ID: Final = "sim"
+_LOOK_EVERY_S: Final = 0.5
 _QUIET_S: Final = 3.0
 """Callers stop so long before the end, so that every operation has ended by then."""
 
@@ -125,14 +127,17 @@ class World:
                 return False
         return True
 
-    def check_digests(self) -> None:
-        """Compare the states of all nodes, at the points where they keep a digest."""
-        for node in self.nodes.values():
-            if node.replica is not None:
-                for index, digest in node.replica.status().digests.items():
-                    self.observer.digest(node.name, index, digest)
-
     # Events
+
+    def look(self, *, digests: bool = False) -> None:
+        """Let the observer see what all nodes are now."""
+        self.observer.look_at(self.nodes.values(), int(self.loop.now * 1000), digests=digests)
+
+    async def look_again_and_again(self) -> None:
+        """Do so at fixed times, as long as the run lasts."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            self.look(digests=True)
 
     def count(self, event: str) -> None:
         self.moments[event] += 1
@@ -147,7 +152,7 @@ class World:
         self.trace.add(who, event, **facts)
         self.count(event)
         if event == "replica.reign_began":
-            self.observer.leads(who, facts["term"])
+            self.look()
 
     # Building
 
@@ -162,6 +167,7 @@ class World:
             machine=machine,
             make_replica=self._replica,
             on_event=self.count,
+            on_life=self.observer.begins,
         )
         node.slow_syncs, node.stall_s = self.plan.slow_syncs, self.plan.stall_s
         return node
