@@ -27,9 +27,10 @@ from seamfill.clock import SystemClock
 from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
 from seamfill_coordinator.config import Address, NodeConfig, Profile
-from seamfill_coordinator.data_dir import open_data_dir
+from seamfill_coordinator.data_dir import DataDir, open_data_dir
 from seamfill_coordinator.http.app import build_app
 from seamfill_coordinator.raft.certs import RENEW_DAYS
+from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.credentials import load_credentials
 from seamfill_coordinator.raft.network import Network, NoNetwork
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
@@ -56,13 +57,13 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
     Raises ``DataDirInUse``, ``DataDirUnusable``, ``AddressInUse``; ``InvalidInput`` when the
     certificates can not be used.
     """
-    _peer_network(config)
-    lock = open_data_dir(config.data_dir, cluster_id=config.cluster_id, node_id=config.node_id)
+    network = _peer_network(config)
+    data_dir = open_data_dir(config.data_dir, cluster_id=config.cluster_id, node_id=config.node_id)
     try:
         with _bound("listen", config.listen) as listener:
             host, port = listener.getsockname()[:2]
             config = replace(config, listen=Address(host, port))
-            async with _serving(config, listener) as url, StopSignal() as stop:
+            async with _serving(config, network, data_dir, listener) as url, StopSignal() as stop:
                 on_ready(
                     {
                         "event": "ready",
@@ -75,29 +76,37 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
                 await stop.wait()
                 log_event(_log, "node.draining", node=config.node_id)
     finally:
-        lock.release()
+        data_dir.release()
     log_event(_log, "node.stopped", node=config.node_id)
 
 
 @asynccontextmanager
-async def _serving(config: NodeConfig, listener: socket.socket) -> AsyncIterator[str]:
+async def _serving(
+    config: NodeConfig, network: Network, data_dir: DataDir, listener: socket.socket
+) -> AsyncIterator[str]:
     url = config.advertise_url or _url_of(config.listen)
     clock = SystemClock()
     replica = PysyncobjReplica(
         ReplicaSettings(
             cluster_id=config.cluster_id,
             node_id=config.node_id,
+            incarnation=data_dir.incarnation,
             url=url,
             peer_listen=str(config.peer_listen),
             peers={node_id: str(address) for node_id, address in config.peers.items()},
             data_dir=config.data_dir,
+            journal_must_exist=data_dir.has_journal,
+            compaction=CompactionLimits(every_entries=config.snapshot_every),
+            segment_bytes=config.journal_segment_bytes,
         ),
+        network=network,
         clock=clock,
     )
     try:
         await replica.start()
     except OSError as exc:
         raise AddressInUse(f"--peer-listen {config.peer_listen}: {exc}") from exc
+    data_dir.journal_was_begun()
     try:
         app = build_app(replica=replica, config=config, clock=clock, public_url=url)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
@@ -21,8 +21,12 @@ from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.machine.steering import NEWEST_VERSION
 from seamfill_coordinator.raft.digests import DigestPoints
 
-__all__ = ["Applier", "MachineTooOld"]
+__all__ = ["MAX_UNHASHED_ROWS", "Applier", "MachineTooOld"]
 
+MAX_UNHASHED_ROWS: Final = 4_096
+"""Rows that may wait for the next digest point. Hashing one takes about 2 µs, so that a digest, or
+the capture of a snapshot, takes no longer than this many (and one command's) need; between two
+points 64 large commands could change a hundred thousand."""
 _log = logging.getLogger("seamfill.coordinator.raft")
 
 
@@ -45,6 +49,17 @@ class Applier:
     def add_listener(self, listener: Callable[[Applied], None]) -> None:
         self._listeners.append(listener)
 
+    def restart_from(self, machine: LeaseMachine, index: int) -> None:
+        """Go on with the machine of a snapshot, whose last entry was ``index``.
+
+        Listeners hear of one change without replies: what happened between can not be told one by
+        one, but who waits for anything should look again.
+        """
+        self.machine = machine
+        self.digests.restart_from(machine.state_digest, index)
+        if index > self.quiet_until:
+            self._tell(Applied(replies=()))
+
     def apply(self, index: int, command: bytes) -> Applied:
         """Apply the entry at ``index``; bytes that are no command change nothing.
 
@@ -58,6 +73,8 @@ class Applier:
                 f"index {index} needs machine version {version}; this is {NEWEST_VERSION}"
             )
         applied = apply_encoded(self.machine, command)
+        if self.machine.changed_rows > MAX_UNHASHED_ROWS:
+            self.machine.hash_changed_rows()
         if index > self.quiet_until:
             self._tell(applied)
         return applied
