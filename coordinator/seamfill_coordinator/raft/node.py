@@ -133,6 +133,8 @@ class RaftNode:
         self._votes: set[str] = set()
         self._votes_term = 0
         self._fed_index = 0
+        self._acknowledged: dict[str, int] = {}
+        self._is_stirred = True
         self._reign_term: int | None = None
         self.leader_commit_index: int | None = None
         """What a leader last said to be committed, before it is cut to what is verified here."""
@@ -226,6 +228,11 @@ class RaftNode:
 
     # What happens to it
 
+    @property
+    def needs_turn(self) -> bool:
+        """Whether what has happened since the last turn calls for one before it is due."""
+        return self._is_stirred or bool(self._outbox)
+
     def turn(self) -> None:
         """Do what is due, make it durable, send it; see the module."""
         core = self.core
@@ -233,6 +240,11 @@ class RaftNode:
         # a large command takes a while. It also makes durable what the tick then counts as ours.
         self._feed_what_is_new()
         self._flush()
+        # A heartbeat asks for an answer and for nothing else, and an answer to one for nothing at
+        # all. These are most of what an idle cluster says, and a tick costs more than saying it.
+        if not self._is_stirred and self._now_ms() < self.next_turn_ms:
+            return
+        self._is_stirred = False
         core.tick()
         self._mind_reign()
         if not core.is_leader:
@@ -246,6 +258,7 @@ class RaftNode:
 
     def connected(self, hello: Hello) -> None:
         """Note a new connection; an older one of this node has gone with what was on its way."""
+        self._is_stirred = True
         if hello.node_id in self._peers:
             self._forget_connection(hello.node_id)
         self._peers[hello.node_id] = hello
@@ -258,6 +271,7 @@ class RaftNode:
         """Note that the connection has gone."""
         if self._peers.pop(node_id, None) is None:
             return
+        self._is_stirred = True
         self._forget_connection(node_id)
         self._tell_core_who_is_connected()
         core = self.core
@@ -274,8 +288,10 @@ class RaftNode:
         match message:
             case Append():
                 self._take_append(sender, message)
+                return
             case Appended():
                 self._take_appended(sender, message)
+                return
             case VoteRequest():
                 self._take_vote_request(sender, message)
             case Vote():
@@ -300,9 +316,11 @@ class RaftNode:
                 raise AssertionError("links keep greetings to themselves")
             case _:
                 assert_never(message)
+        self._is_stirred = True
 
     def append(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         """Append a command to the log; it leaves with the next turn. Only for a leader."""
+        self._is_stirred = True
         self.core.append(bytes([EntryKind.COMMAND]) + command, done)
 
     def change_membership(self, configuration: Configuration) -> int:
@@ -328,6 +346,7 @@ class RaftNode:
         if len(ids) != len(set(ids)):
             raise MembershipRefused("a node id may be named once")
         entry = membership_entry(configuration)
+        self._is_stirred = True
         index = core.append(entry)
         self._configurations.appended([(entry, index, core.term)])
         self._apply_configuration(present)
@@ -347,6 +366,7 @@ class RaftNode:
         term = self.core.term if self.core.is_leader else None
         if term != self._reign_term:
             self._reign_term = term
+            self._acknowledged.clear()
             self._feeder.reign_changed()
             self._shipping.stop_all()
 
@@ -367,6 +387,9 @@ class RaftNode:
         core = self.core
         if not core.is_leader or message.term != core.term or not self._is_member(sender):
             return
+        if not message.success or self._acknowledged.get(sender) != message.next_index:
+            self._acknowledged[sender] = message.next_index
+            self._is_stirred = True
         core.deliver_appended(sender, message)
         self._feeder.acknowledged(sender, message)
         if message.success and message.next_index > core.first_index:
@@ -380,6 +403,7 @@ class RaftNode:
         core = self.core
         if not self._is_leaders_word(sender, message.term):
             return
+        before = core.term
         verdict = self._guard.judge(message)
         if verdict.malformed:
             log_event(_log, "replica.append_malformed", level=logging.WARNING, peer=sender)
@@ -394,6 +418,8 @@ class RaftNode:
                 pass
         if verdict.answer is not None:
             self._say(sender, verdict.answer)
+        if message.entries or core.term != before or core.commit_index > core.applied_index:
+            self._is_stirred = True
 
     def _deliver_append(self, sender: str, append: Append) -> None:
         before = self.configuration
