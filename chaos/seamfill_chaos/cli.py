@@ -8,6 +8,7 @@ from seamfill.terminal import Program
 from seamfill_chaos.demo.cli import demo
 from seamfill_chaos.exchange.cli import exchange
 from seamfill_chaos.parts.cli import parts
+from seamfill_chaos.sim.cli import sim
 
 
 @click.group(cls=Program)
@@ -19,3 +20,4 @@ def main() -> None:
 main.add_command(demo)
 main.add_command(exchange)
 main.add_command(parts)
+main.add_command(sim)
