@@ -9,6 +9,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,17 @@ async def test_idle_members_stay_connected_and_a_silent_one_is_dropped() -> None
         n2.links._current["n1"].keep_alive = lambda: None  # type: ignore[method-assign]
         await until(lambda: ("disconnected", "n2") in n1.events)
         await until(lambda: n1.events[-1] == ("connected", "n2"))
+
+
+async def test_after_a_stall_of_its_own_a_member_judges_nobody() -> None:
+    """What the others said meanwhile may still lie in the sockets."""
+    n1, n2 = pair()
+    async with running(n1, n2):
+        await both_connected(n1, n2)
+        time.sleep(1.5 * FAST.connection_timeout_ms / 1_000)  # noqa: ASYNC251  # the stall itself
+        n1.links.send("n2", Vote(term=1))
+        await until(lambda: bool(n2.messages))
+        assert (n1.events, n2.events) == ([("connected", "n2")], [("connected", "n1")])
 
 
 async def test_a_peer_that_does_not_read_is_held_back_and_cut_off_at_the_cap(
@@ -435,11 +447,13 @@ async def test_a_member_that_floods_leaves_the_loop_to_others() -> None:
     async with running(n1), stranger(n1.address) as other:
         other.say(hello_of("n2"), *(Vote(term=t) for t in range(5 * FRAMES_PER_TURN)))
         await until(lambda: bool(n1.messages))
-        seen = [0]
+        seen, was_reading = [0], []
         loop = asyncio.get_running_loop()
+        link = n1.links._current["n2"]
 
         def look() -> None:
             seen.append(len(n1.messages))
+            was_reading.append(link.transport.is_reading())
             if seen[-1] < 5 * FRAMES_PER_TURN:
                 loop.call_soon(look)
 
@@ -447,6 +461,8 @@ async def test_a_member_that_floods_leaves_the_loop_to_others() -> None:
         await until(lambda: len(n1.messages) == 5 * FRAMES_PER_TURN)
         steps = [later - earlier for earlier, later in itertools.pairwise(seen)]
         assert max(steps[1:]) <= FRAMES_PER_TURN
+        assert not all(was_reading), "what it did not deliver yet would pile up"
+        assert link.transport.is_reading()
     assert [message for _, message in n1.messages] == [
         Vote(term=t) for t in range(5 * FRAMES_PER_TURN)
     ]
