@@ -15,7 +15,16 @@ from pathlib import Path
 import pytest
 
 from contract.cluster_rig import until
-from contract.links_rig import FAST, Addresses, Node, hello_of, running, stranger
+from contract.links_rig import (
+    FAST,
+    Addresses,
+    Node,
+    both_connected,
+    hello_of,
+    refusals,
+    running,
+    stranger,
+)
 from contract.plain_network import PlainNetwork
 from seamfill_coordinator.raft.frames import frame_of
 from seamfill_coordinator.raft.link import FRAME_BYTES_MAX, FRAMES_PER_TURN, HELLO_BYTES_MAX
@@ -37,16 +46,6 @@ GIBIBYTE = 1 << 30
 def pair() -> tuple[Node, Node]:
     addresses = Addresses("n1", "n2")
     return addresses.node("n1"), addresses.node("n2")
-
-
-async def both_connected(n1: Node, n2: Node) -> None:
-    await until(lambda: n1.links.is_connected(n2.node_id) and n2.links.is_connected(n1.node_id))
-
-
-def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the reasons of all ``peer.refused`` lines."""
-    lines = [r for r in caplog.records if r.getMessage() == "peer.refused"]
-    return [line.__dict__["seamfill_facts"]["reason"] for line in lines]
 
 
 # Members among themselves

@@ -18,7 +18,7 @@ import pytest
 
 from contract.cluster_rig import until
 from contract.links_rig import hello_of
-from contract.test_links_tls import closed, showing, tls_stranger
+from contract.tls_rig import closed, showing, tls_stranger
 from seamfill_chaos.live.processes import Processes
 from seamfill_chaos.live.world import World, cluster_view
 from seamfill_coordinator.raft.certs import init_certificates
