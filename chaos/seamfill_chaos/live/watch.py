@@ -53,13 +53,13 @@ class Watch:
         self.violations: list[str] = []
         self.views: dict[str, NodeView] = {}
         """The newest view of each node that ever answered."""
-        self.digests_compared = 0
+        self.agreed: set[int] = set()
+        """Indexes at which at least two nodes showed the same state digest."""
         self._urls = dict(urls)
         self._connector = connector
         self._now_s = now_s
         self._leaders: dict[int, str] = {}
         self._digests: dict[int, tuple[str, str]] = {}
-        self._seen: dict[str, int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Watch:
@@ -136,14 +136,12 @@ class Watch:
             self._compare(node_id, int(index), digest)
 
     def _compare(self, node_id: str, index: int, digest: str) -> None:
-        if index <= self._seen.get(node_id, 0):
-            return
-        self._seen[node_id] = index
-        known = self._digests.setdefault(index, (node_id, digest))
-        if known[0] != node_id:
-            self.digests_compared += 1
-            if known[1] != digest:
-                self.violations.append(f"{known[0]} and {node_id} differ at index {index}")
+        # Also what was compared before: a node that started again applied its log anew.
+        first, known = self._digests.setdefault(index, (node_id, digest))
+        if known != digest:
+            self.violations.append(f"{first} and {node_id} differ at index {index}")
+        elif first != node_id:
+            self.agreed.add(index)
 
 
 def _common_leader(views: list[NodeView], wanted: int, goal: int) -> str | None:

@@ -1,0 +1,84 @@
+"""A run of kill cycles as people read it: on the terminal, and as a section of a ledger.
+
+Owns the words and the table. Must not know how kills are carried out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from seamfill_chaos.kills.cycles import Account, Cycle, Target
+from seamfill_chaos.live.machine import describe_machine
+
+__all__ = ["append_to_ledger", "cycle_line", "summary"]
+
+TITLE = "# Kill cycles\n\nEach section is one run of `seamfill-chaos kills`, appended by itself.\n"
+
+
+def cycle_line(cycle: Cycle) -> str:
+    """Return one line about one kill."""
+    who = ", ".join(cycle.victims) + (" (leader)" if cycle.had_leader else "")
+    missed = "" if cycle.is_hit else "  too late, once more"
+    return (
+        f"{cycle.number:>4}  {cycle.target:<26}  {who:<20}  {cycle.rate:4.0f} changes/s  "
+        f"silent {cycle.silence_s:5.2f} s  back {cycle.recovery_s:5.2f} s  "
+        f"asked again {cycle.asked_again:>5}{missed}"
+    )
+
+
+def summary(account: Account) -> str:
+    """Return the account as Markdown: the verdict, what was done, a line per kind of kill."""
+    plan, failures = account.plan, account.failures()
+    lines = [
+        "Verdict: " + ("nothing lost, nothing twice." if not failures else "FAILED."),
+        "",
+        (
+            f"- {len(account.cycles)} kills in {account.duration_s:.0f} s, seed {plan.seed}, "
+            f"a snapshot every {plan.snapshot_every} entries ({account.snapshots_written} written)."
+        ),
+        (
+            f"- {account.acknowledged:,} changes acknowledged, {account.asked_again:,} asked for again "
+            f"by their identity; {account.reads:,} linearizable reads."
+        ),
+        f"- {account.in_doubt:,} outcomes in doubt, {account.settled:,} of them found out.",
+        f"- State digests agreed at {account.digests_agreed:,} indexes.",
+        "",
+        (
+            "| killed | times | leader among them | changes/s at the kill, least / median "
+            "| longest silence s, median / longest | back after s, median / longest |"
+        ),
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_row(target, account.hits(target)) for target in Target if account.hits(target)]
+    missed = sum(not cycle.is_hit for cycle in account.cycles)
+    if missed:
+        lines += ["", f"{missed} more kills aimed at a snapshot came when it was finished."]
+    lines += ["", *(f"- FAILED: {failure}" for failure in failures)] if failures else []
+    return "\n".join(lines) + "\n"
+
+
+def append_to_ledger(ledger: Path, account: Account) -> None:
+    """Add the account to a Markdown file, with date, machine and versions."""
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not ledger.exists()
+    with ledger.open("a", encoding="utf-8") as file:
+        if is_new:
+            file.write(TITLE)
+        file.write(f"\n## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n")
+        file.write(f"{describe_machine('seamfill', 'pysyncobj', 'aiohttp')}\n\n{summary(account)}")
+
+
+def _row(target: Target, cycles: Sequence[Cycle]) -> str:
+    def both(values: list[float], digits: int) -> str:
+        return f"{statistics.median(values):.{digits}f} / {max(values):.{digits}f}"
+
+    rates = [cycle.rate for cycle in cycles]
+    return (
+        f"| {target} | {len(cycles)} | {sum(cycle.had_leader for cycle in cycles)} "
+        f"| {min(rates):.0f} / {statistics.median(rates):.0f} "
+        f"| {both([cycle.silence_s for cycle in cycles], 2)} "
+        f"| {both([cycle.recovery_s for cycle in cycles], 2)} |"
+    )
