@@ -9,13 +9,20 @@ import statistics
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from seamfill_chaos.kills.cycles import Account, Cycle, Target
 from seamfill_chaos.live.machine import describe_machine
 
 __all__ = ["append_to_ledger", "cycle_line", "summary"]
 
-TITLE = "# Kill cycles\n\nEach section is one run of `seamfill-chaos kills`, appended by itself.\n"
+_HEAD: Final = (
+    "| killed | times | leader among them | changes/s at the kill, least / median "
+    "| longest silence s, median / longest | back after s, median / longest |"
+)
+TITLE: Final = (
+    "# Kill cycles\n\nEach section is one run of `seamfill-chaos kills`, appended by itself.\n"
+)
 
 
 def cycle_line(cycle: Cycle) -> str:
@@ -32,26 +39,19 @@ def cycle_line(cycle: Cycle) -> str:
 def summary(account: Account) -> str:
     """Return the account as Markdown: the verdict, what was done, a line per kind of kill."""
     plan, failures = account.plan, account.failures()
-    lines = [
-        "Verdict: " + ("nothing lost, nothing twice." if not failures else "FAILED."),
-        "",
-        (
-            f"- {len(account.cycles)} kills in {account.duration_s:.0f} s, seed {plan.seed}, "
-            f"a snapshot every {plan.snapshot_every} entries ({account.snapshots_written} written)."
-        ),
-        (
-            f"- {account.acknowledged:,} changes acknowledged, {account.asked_again:,} asked for again "
-            f"by their identity; {account.reads:,} linearizable reads."
-        ),
-        f"- {account.in_doubt:,} outcomes in doubt, {account.settled:,} of them found out.",
-        f"- State digests agreed at {account.digests_agreed:,} indexes.",
-        "",
-        (
-            "| killed | times | leader among them | changes/s at the kill, least / median "
-            "| longest silence s, median / longest | back after s, median / longest |"
-        ),
-        "|---|---|---|---|---|---|",
-    ]
+    verdict = "FAILED." if failures else "nothing lost, nothing twice."
+    kills = (
+        f"{len(account.cycles)} kills in {account.duration_s:.0f} s, seed {plan.seed}, a snapshot "
+        f"every {plan.snapshot_every} entries ({account.snapshots_written} written)"
+    )
+    asked = (
+        f"{account.acknowledged:,} changes acknowledged, {account.asked_again:,} asked for again "
+        f"by their identity; {account.reads:,} linearizable reads"
+    )
+    lines = [f"Verdict: {verdict}", "", f"- {kills}.", f"- {asked}."]
+    lines.append(f"- {account.in_doubt:,} outcomes in doubt, {account.settled:,} found out.")
+    lines.append(f"- State digests agreed at {account.digests_agreed:,} indexes.")
+    lines += ["", _HEAD, "|---|---|---|---|---|---|"]
     lines += [_row(target, account.hits(target)) for target in Target if account.hits(target)]
     missed = sum(not cycle.is_hit for cycle in account.cycles)
     if missed:

@@ -152,7 +152,13 @@ class Traffic:
         await self._submit()
         habits = [claim_and_finish] * self.plan.claimers + [fill_windows] * self.plan.fillers
         self._clients = [
-            Client(self, f"c{number}", random.Random(self._rng.getrandbits(64)), habit)
+            Client(
+                self,
+                f"c{number}",
+                random.Random(self._rng.getrandbits(64)),
+                habit,
+                home=number % len(self.urls),
+            )
             for number, habit in enumerate(habits)
         ]
         async with asyncio.TaskGroup() as tasks:
@@ -338,12 +344,16 @@ _NOBODY: Final = WorkerIdentity(id="nobody", boot="-")
 class Client:
     """One client: its sessions, its node, its pace. What it asks is its habit's business."""
 
-    def __init__(self, traffic: Traffic, name: str, rng: random.Random, habit: Habit) -> None:
+    def __init__(
+        self, traffic: Traffic, name: str, rng: random.Random, habit: Habit, *, home: int
+    ) -> None:
+        """``home``: which node it asks first. A client that wandered would be stuck at a node that
+        is cut off or paused sooner or later, and all of them at once."""
         self.name = name
         self.rng = rng
         self.plan = traffic.plan
         self.worker = WorkerIdentity(id=name, boot=f"{rng.getrandbits(32):08x}")
-        self.home = 0
+        self.home = home
         self.sessions: list[Session] = []
         self._traffic = traffic
         self._habit = habit
@@ -353,9 +363,8 @@ class Client:
         return list(self._traffic.urls)[self.home]
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Follow the habit, each time with another node in mind, until told to stop."""
+        """Follow the habit until told to stop."""
         while not stop.is_set():
-            self.home = self.rng.randrange(len(self._traffic.urls))
             await self._habit(self)
 
     async def session(self) -> Session:
