@@ -26,8 +26,9 @@ from seamfill.clock import SystemClock
 from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
 from seamfill_coordinator.config import Address, NodeConfig
-from seamfill_coordinator.data_dir import open_data_dir
+from seamfill_coordinator.data_dir import DataDir, open_data_dir
 from seamfill_coordinator.http.app import build_app
+from seamfill_coordinator.raft.network import Listener
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 
 __all__ = ["AddressInUse", "StopSignal", "run_node"]
@@ -50,12 +51,12 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
     ``on_ready`` gets the ready line's document when HTTP is served.
     Raises ``DataDirInUse``, ``DataDirUnusable``, ``AddressInUse``.
     """
-    lock = open_data_dir(config.data_dir, cluster_id=config.cluster_id, node_id=config.node_id)
+    data_dir = open_data_dir(config.data_dir, cluster_id=config.cluster_id, node_id=config.node_id)
     try:
         with _bound("listen", config.listen) as listener:
             host, port = listener.getsockname()[:2]
             config = replace(config, listen=Address(host, port))
-            async with _serving(config, listener) as url, StopSignal() as stop:
+            async with _serving(config, data_dir, listener) as url, StopSignal() as stop:
                 on_ready(
                     {
                         "event": "ready",
@@ -68,29 +69,35 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
                 await stop.wait()
                 log_event(_log, "node.draining", node=config.node_id)
     finally:
-        lock.release()
+        data_dir.release()
     log_event(_log, "node.stopped", node=config.node_id)
 
 
 @asynccontextmanager
-async def _serving(config: NodeConfig, listener: socket.socket) -> AsyncIterator[str]:
+async def _serving(
+    config: NodeConfig, data_dir: DataDir, listener: socket.socket
+) -> AsyncIterator[str]:
     url = config.advertise_url or _url_of(config.listen)
     clock = SystemClock()
     replica = PysyncobjReplica(
         ReplicaSettings(
             cluster_id=config.cluster_id,
             node_id=config.node_id,
+            incarnation=data_dir.incarnation,
             url=url,
             peer_listen=str(config.peer_listen),
             peers={node_id: str(address) for node_id, address in config.peers.items()},
             data_dir=config.data_dir,
+            journal_must_exist=data_dir.has_journal,
         ),
+        network=_InterimNetwork(),
         clock=clock,
     )
     try:
         await replica.start()
     except OSError as exc:
         raise AddressInUse(f"--peer-listen {config.peer_listen}: {exc}") from exc
+    data_dir.journal_was_begun()
     try:
         app = build_app(replica=replica, config=config, clock=clock, public_url=url)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=DRAIN_TIMEOUT_S)
@@ -102,6 +109,23 @@ async def _serving(config: NodeConfig, listener: socket.socket) -> AsyncIterator
             await runner.cleanup()
     finally:
         await replica.stop()
+
+
+class _InterimNetwork:
+    """Plain TCP until the certificates land."""
+
+    async def listen(self, address: str, accept: Callable[[], asyncio.Protocol]) -> Listener:
+        host, _, port = address.rpartition(":")
+        return await asyncio.get_running_loop().create_server(accept, host.strip("[]"), int(port))
+
+    async def dial(
+        self, node_id: str, address: str, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        host, _, port = address.rpartition(":")
+        await asyncio.get_running_loop().create_connection(protocol, host.strip("[]"), int(port))
+
+    def proves(self, transport: asyncio.BaseTransport, node_id: str) -> bool:
+        return True
 
 
 async def _set_up(runner: web.AppRunner, config: NodeConfig) -> None:

@@ -1,6 +1,7 @@
 """The directory of one node: whose it is, and that only one process uses it.
 
-Owns the identity file and the lock. Must not know what else lies in the directory.
+Owns the identity file, with the incarnation that is drawn once, and the lock. Must not know what
+else lies in the directory.
 
 Invariants: while a ``DataDir`` is open no other process has it open (the kernel drops the lock when
 the process ends, however it ends); a directory keeps the cluster and node it was created for.
@@ -15,10 +16,20 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from seamfill.errors import SeamfillError
+from seamfill_coordinator.raft.journal import draw_incarnation
 
-__all__ = ["DataDirInUse", "DataDirUnusable", "DirectoryLock", "open_data_dir", "write_atomically"]
+__all__ = [
+    "DataDir",
+    "DataDirInUse",
+    "DataDirUnusable",
+    "DirectoryLock",
+    "open_data_dir",
+    "write_atomically",
+]
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+"""1 had no incarnation, and a journal of another kind."""
+_IDENTITY: Final = "node.json"
 
 
 class DataDirUnusable(SeamfillError):
@@ -58,34 +69,69 @@ class DirectoryLock:
             self._descriptor = -1
 
 
-def open_data_dir(directory: Path, *, cluster_id: str, node_id: str) -> DirectoryLock:
-    """Lock the directory for this node, giving it this identity if it is new.
+class DataDir:
+    """A node's directory, locked for this process until ``release``."""
+
+    def __init__(self, lock: DirectoryLock, path: Path, identity: dict[str, Any]) -> None:
+        self._lock = lock
+        self._path = path
+        self._identity = identity
+
+    @property
+    def incarnation(self) -> str:
+        """The life of the node that began when this directory was created."""
+        return str(self._identity["incarnation"])
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether a journal was begun here, so that one that is gone is a loss."""
+        return bool(self._identity["has_journal"])
+
+    def journal_was_begun(self) -> None:
+        """Remember it. Raises ``DataDirUnusable``."""
+        if not self.has_journal:
+            self._identity["has_journal"] = True
+            write_atomically(self._path / _IDENTITY, self._identity)
+
+    def release(self) -> None:
+        """Let others have it. Safe to repeat."""
+        self._lock.release()
+
+
+def open_data_dir(directory: Path, *, cluster_id: str, node_id: str) -> DataDir:
+    """Lock the directory for this node, giving it this identity and a new incarnation if it is new.
 
     Raises ``DataDirInUse``; ``DataDirUnusable`` when it belongs to another node or cluster, was
-    written by a newer version, or can not be written.
+    written by another version, or can not be written.
     """
     try:
         lock = DirectoryLock(directory)
     except OSError as exc:
         raise DataDirUnusable(f"--data-dir {directory}: {exc.strerror}") from exc
     try:
-        _claim_identity(directory, {"cluster_id": cluster_id, "node_id": node_id})
+        identity = _claim_identity(directory, {"cluster_id": cluster_id, "node_id": node_id})
     except BaseException:
         lock.release()
         raise
-    return lock
+    return DataDir(lock, directory, identity)
 
 
-def _claim_identity(directory: Path, mine: dict[str, str]) -> None:
-    path = directory / "node.json"
+def _claim_identity(directory: Path, mine: dict[str, str]) -> dict[str, Any]:
+    path = directory / _IDENTITY
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if (directory / "journal").exists():
             # Without its identity a log could join a cluster that it contradicts.
-            raise DataDirUnusable(f"{directory} has a journal but no node.json") from None
-        write_atomically(path, {"format": _FORMAT, **mine})
-        return
+            raise DataDirUnusable(f"{directory} has a journal but no {_IDENTITY}") from None
+        identity = {
+            "format": _FORMAT,
+            **mine,
+            "incarnation": draw_incarnation(),
+            "has_journal": False,
+        }
+        write_atomically(path, identity)
+        return identity
     except (OSError, ValueError) as exc:
         raise DataDirUnusable(f"{path} can not be read: {exc}") from exc
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
@@ -97,6 +143,9 @@ def _claim_identity(directory: Path, mine: dict[str, str]) -> None:
                 f"{directory} belongs to {name} {found.get(name)}, not {value} "
                 f"(see {flag} and --data-dir)"
             )
+    if not isinstance(found.get("incarnation"), str) or "has_journal" not in found:
+        raise DataDirUnusable(f"{path} does not say which incarnation this is")
+    return found
 
 
 def write_atomically(path: Path, document: dict[str, Any]) -> None:

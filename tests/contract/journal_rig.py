@@ -9,7 +9,7 @@ from pathlib import Path
 from seamfill_chaos.disk import SimulatedDisk
 from seamfill_coordinator.raft.journal import DurableJournal, open_journal
 from seamfill_coordinator.raft.journal_files import Files
-from seamfill_coordinator.raft.journal_format import Entry
+from seamfill_coordinator.raft.journal_format import Entry, EntryKind
 
 DIRECTORY = Path("/node/journal")
 SEGMENT_BYTES = 4096
@@ -102,9 +102,9 @@ class Script:
     def install(self, journal: DurableJournal) -> None:
         """Replace the log as after a received snapshot, far ahead."""
         at = self.state.next_index + 100
-        kept = tuple((b"\0snapshot", at + i, self.state.term) for i in range(2))
-        journal.begin_at(*kept)
-        self.state = replace(self.state, entries=kept)
+        journal.begin_at(at, self.state.term)
+        begun = ((bytes([EntryKind.NOOP]), at, self.state.term),)
+        self.state = replace(self.state, entries=begun)
 
     def _vote(self, journal: DurableJournal) -> None:
         term = self.state.term + self._rng.randrange(1, 3)

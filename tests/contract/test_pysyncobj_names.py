@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
+import pysyncobj
 import pytest
 from pysyncobj import syncobj as syncobj_module
 
-from contract.cluster_rig import free_port
+from contract.journal_rig import journal_on
+from seamfill_chaos.disk import SimulatedDisk
+from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft import core as core_module
 from seamfill_coordinator.raft.core import (
     PRIVATE_ATTRIBUTES,
+    PRIVATE_METHODS,
     PRIVATE_NAMES,
     Core,
-    CoreSettings,
     UnsupportedPysyncobj,
     check_pysyncobj,
 )
-from seamfill_coordinator.raft.poller import LoopPoller
+from seamfill_coordinator.raft.messages import Message
 from seamfill_coordinator.raft.timing import RaftTiming
 
-pytestmark = pytest.mark.filterwarnings(
-    r"ignore:.*journal\.meta:pytest.PytestUnraisableExceptionWarning"
-)
+
+class NothingHappens:
+    """Hooks of a core that is only built."""
+
+    def apply(self, index: int, command: bytes) -> Applied:
+        raise AssertionError(f"nothing was proposed, but {command!r} at {index}")
+
+    def send(self, node_id: str, message: Message) -> None:
+        raise AssertionError(f"there is nobody to send {message} to")
+
+    def replicate(self) -> None:
+        raise AssertionError("this core does not lead")
 
 
-@pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
-def test_the_method_exists(owner: type, name: str) -> None:
-    assert callable(getattr(owner, name))
-
-
-@pytest.mark.parametrize(("owner", "name"), PRIVATE_NAMES)
+@pytest.mark.parametrize("name", PRIVATE_METHODS)
 def test_a_start_without_the_method_is_refused_by_name(
-    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owner, name, None)
+    check_pysyncobj()
+    monkeypatch.setattr(pysyncobj.SyncObj, name, None)
+    with pytest.raises(UnsupportedPysyncobj, match=name):
+        check_pysyncobj()
+
+
+@pytest.mark.parametrize("name", PRIVATE_NAMES)
+def test_a_start_without_the_module_name_is_refused_by_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(syncobj_module, name)
     with pytest.raises(UnsupportedPysyncobj, match=name):
         check_pysyncobj()
 
@@ -46,36 +62,20 @@ def test_another_version_is_refused_by_number(monkeypatch: pytest.MonkeyPatch) -
         check_pysyncobj()
 
 
-async def test_a_built_core_has_every_attribute_and_the_poller_is_only_lent(
-    tmp_path: Path,
-) -> None:
-    original = syncobj_module.createPoller
-    poller = LoopPoller(
-        asyncio.get_running_loop(), after_event=lambda: None, on_error=lambda exc: None
-    )
+def test_a_built_core_has_every_attribute_and_our_parts_are_only_lent() -> None:
+    lent = [getattr(syncobj_module, name) for name in ("createJournal", "createPoller")]
+    journal = journal_on(SimulatedDisk(), directory=Path("/n1"), snapshot_index=None)
     core = Core(
-        CoreSettings(
-            cluster_id="c",
-            node_id="n1",
-            listen=f"127.0.0.1:{free_port()}",
-            peers={},
-            journal=tmp_path / "journal",
-            dump=tmp_path / "dump",
-            timing=RaftTiming(),
-        ),
-        apply=lambda command: pytest.fail("nothing was proposed"),
-        poller=poller,
-        on_peer_connected=lambda: None,
-        on_peer_lost=lambda node_id: None,
+        node_id="n1",
+        journal=journal,
+        applied_index=1,
+        timing=RaftTiming(),
+        now_ms=lambda: 0,
+        hooks=NothingHappens(),
     )
-    try:
-        for name in PRIVATE_ATTRIBUTES:
-            assert hasattr(core._core, name), name
-        assert core._core._poller is poller
-        assert syncobj_module.createPoller is original
-        replicated = [
-            m for m in dir(core._core) if getattr(getattr(core._core, m), "replicated", 0)
-        ]
-        assert set(replicated) == {"apply", "apply_v0"}, "one replicated method, in its one version"
-    finally:
-        core.close()
+    for name in PRIVATE_ATTRIBUTES:
+        assert hasattr(core._core, name), name
+    assert core._core._SyncObj__raftLog is journal
+    assert lent == [getattr(syncobj_module, name) for name in ("createJournal", "createPoller")]
+    replicated = [m for m in dir(core._core) if getattr(getattr(core._core, m), "replicated", 0)]
+    assert replicated == [], "entries are bytes, not pickled calls of methods"

@@ -45,6 +45,17 @@ class Applier:
     def add_listener(self, listener: Callable[[Applied], None]) -> None:
         self._listeners.append(listener)
 
+    def restart_from(self, machine: LeaseMachine, index: int) -> None:
+        """Go on with the machine of a snapshot, whose last entry was ``index``.
+
+        Listeners hear of one change without replies: what happened between can not be told one by
+        one, but who waits for anything should look again.
+        """
+        self.machine = machine
+        self.digests.restart_from(machine.state_digest, index)
+        if index > self.quiet_until:
+            self._tell(Applied(replies=()))
+
     def apply(self, index: int, command: bytes) -> Applied:
         """Apply the entry at ``index``; bytes that are no command change nothing.
 

@@ -1,7 +1,12 @@
 """pysyncobj's Raft core, and every private name of it that we use.
 
-Owns the construction of one ``SyncObj`` and typed access to its inside. Must not know the lease
-machine or who proposes: entries are bytes.
+Owns the construction of one ``SyncObj``, which of its methods we replace, and typed access to its
+inside. Must not know the lease machine, links or who proposes: entries are bytes.
+
+What remains pysyncobj's: states and terms, casting and counting votes, appending and truncating,
+match indexes and the commit rule, the loop that applies. What is replaced: when an election begins
+(its own deadline never comes), sending appends, snapshots, transport, poller, journal, clock, and
+decoding an entry, which stock unpickles.
 
 Private names are read here and nowhere else. ``check_pysyncobj`` proves at start, and a contract
 test one by one, that the pinned version still has them: with a library that keeps its state in
@@ -11,65 +16,80 @@ mangled attributes a wrong guess would not fail, it would silently read nothing.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import pysyncobj
-from pysyncobj import SyncObjConf, replicated
+from pysyncobj import SyncObjConf
 from pysyncobj import syncobj as syncobj_module
 from pysyncobj.config import FAIL_REASON
-from pysyncobj.monotonic import monotonic
-from pysyncobj.transport import TCPTransport
+from pysyncobj.node import Node
+from pysyncobj.poller import Poller
+from pysyncobj.transport import Transport
 from pysyncobj.version import VERSION
 
 from seamfill.errors import SeamfillError
 from seamfill_coordinator.machine.outcomes import Applied
-from seamfill_coordinator.raft.guard import Entry, Guard
-from seamfill_coordinator.raft.peers import Member, MemberTransport, TransportSettings
-from seamfill_coordinator.raft.poller import LoopPoller
+from seamfill_coordinator.raft.guard import Heartbeat
+from seamfill_coordinator.raft.journal import DurableJournal
+from seamfill_coordinator.raft.journal_format import Entry, EntryKind
+from seamfill_coordinator.raft.messages import Append, Appended, Message, Vote, VoteRequest
 from seamfill_coordinator.raft.timing import RaftTiming
 
 __all__ = [
     "PRIVATE_ATTRIBUTES",
+    "PRIVATE_METHODS",
     "PRIVATE_NAMES",
     "Core",
-    "CoreSettings",
+    "CoreHooks",
     "UnsupportedPysyncobj",
     "check_pysyncobj",
 ]
 
 SUPPORTED_VERSION: Final = "0.3.17"
-APPEND_BATCH_BYTES: Final = 4 << 20
 _NEVER: Final = 10**9
-_CANDIDATE: Final = 1
+_NO_TERM: Final = -1
 
-PRIVATE_NAMES: Final[tuple[tuple[type, str], ...]] = (
-    (pysyncobj.SyncObj, "_SyncObj__sendAppendEntries"),
-    (pysyncobj.SyncObj, "_SyncObj__generateRaftTimeout"),
-    (pysyncobj.SyncObj, "_SyncObj__applyLogEntries"),
-    (pysyncobj.SyncObj, "_checkCommandsToApply"),
-    (pysyncobj.SyncObj, "_isLeader"),
-    (pysyncobj.SyncObj, "_getLeader"),
-    (TCPTransport, "_shouldConnect"),
-    (TCPTransport, "_sendSelfAddress"),
-    (TCPTransport, "_onIncomingMessageReceived"),
-    (TCPTransport, "_onNodeConnected"),
-    (TCPTransport, "_onNodeDisconnected"),
-    (TCPTransport, "_onMessageReceived"),
+PRIVATE_METHODS: Final = (
+    "_SyncObj__sendAppendEntries",
+    "_SyncObj__generateRaftTimeout",
+    "_SyncObj__doApplyCommand",
+    "_SyncObj__tryLogCompaction",
+    "_SyncObj__loadDumpFile",
+    "_SyncObj__onMessageReceived",
+    "_isLeader",
+    "_getLeader",
 )
 """Methods we call or replace; attributes of a built core are in ``PRIVATE_ATTRIBUTES``."""
+
+PRIVATE_NAMES: Final = ("createJournal", "createPoller", "monotonicTime")
+"""What we replace in pysyncobj's module."""
 
 PRIVATE_ATTRIBUTES: Final = (
     "_SyncObj__raftLog",
     "_SyncObj__raftState",
+    "_SyncObj__raftCurrentTerm",
+    "_SyncObj__raftCommitIndex",
+    "_SyncObj__raftLastApplied",
     "_SyncObj__raftElectionDeadline",
+    "_SyncObj__raftLeader",
     "_SyncObj__raftMatchIndex",
-    "_SyncObj__transport",
-    "_poller",
+    "_SyncObj__raftNextIndex",
+    "_SyncObj__lastResponseTime",
+    "_SyncObj__newAppendEntriesTime",
+    "_SyncObj__commandsWaitingCommit",
+    "_SyncObj__connectedNodes",
+    "_SyncObj__otherNodes",
+    "_SyncObj__readonlyNodes",
+    "_SyncObj__selfNode",
 )
+
+_FOLLOWER: Final = 0
+_CANDIDATE: Final = 1
+_LEADER: Final = 2
 
 
 class UnsupportedPysyncobj(SeamfillError):
@@ -82,260 +102,404 @@ def check_pysyncobj() -> None:
     """Raise ``UnsupportedPysyncobj`` unless it is the pinned version with all names in place."""
     if VERSION != SUPPORTED_VERSION:
         raise UnsupportedPysyncobj(f"pysyncobj {VERSION} is installed; {SUPPORTED_VERSION} needed")
-    for owner, name in PRIVATE_NAMES:
-        if not callable(getattr(owner, name, None)):
-            raise UnsupportedPysyncobj(f"pysyncobj's {owner.__name__} has no {name}")
-    if not callable(getattr(syncobj_module, "createPoller", None)):
-        raise UnsupportedPysyncobj("pysyncobj.syncobj has no createPoller")
+    for name in PRIVATE_METHODS:
+        if not callable(getattr(pysyncobj.SyncObj, name, None)):
+            raise UnsupportedPysyncobj(f"pysyncobj's SyncObj has no {name}")
+    for name in PRIVATE_NAMES:
+        if not callable(getattr(syncobj_module, name, None)):
+            raise UnsupportedPysyncobj(f"pysyncobj.syncobj has no {name}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CoreSettings:
-    """Everything one core is built from."""
+class CoreHooks(Protocol):
+    """What the core needs done."""
 
-    cluster_id: str
-    node_id: str
-    listen: str
-    """host:port; bound exactly so."""
-    peers: dict[str, str]
-    """node id → host:port of the others."""
-    journal: Path
-    dump: Path
-    timing: RaftTiming
+    def apply(self, index: int, command: bytes) -> Applied:
+        """Apply the command at ``index``; total: what it raises must end the process."""
+        ...
 
+    def send(self, node_id: str, message: Message) -> None: ...
 
-class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no types
-    """The replicated object: one method, total.
-
-    pysyncobj applies an entry whose method raised again on every tick, on every replica, for ever.
-    Hence ``apply`` does not raise: it hands the bytes to a function that ends the process instead.
-    """
-
-    seamfill_apply: Callable[[bytes], Applied]
-
-    @replicated  # type: ignore[untyped-decorator]  # pysyncobj carries no types
-    def apply(self, command: bytes) -> Applied:
-        return self.seamfill_apply(command)
+    def replicate(self) -> None:
+        """Send every member what it lacks, or a heartbeat; only called on a leader."""
+        ...
 
 
 class Core:
-    """One node's Raft core, driven by ``turn``; satisfies the guard's ``CoreView``."""
+    """One node's Raft core, driven by ``tick``; satisfies the guard's ``CoreView``."""
 
     def __init__(
         self,
-        settings: CoreSettings,
         *,
-        apply: Callable[[bytes], Applied],
-        poller: LoopPoller,
-        on_peer_connected: Callable[[], None],
-        on_peer_lost: Callable[[str], None],
+        node_id: str,
+        journal: DurableJournal,
+        applied_index: int,
+        timing: RaftTiming,
+        now_ms: Callable[[], int],
+        hooks: CoreHooks,
     ) -> None:
-        """Load the journal and bind the peer port.
+        """Begin as a follower that counts nobody; see ``set_members``.
 
-        Raises ``OSError`` when the port can not be bound, ``UnsupportedPysyncobj``.
+        ``applied_index``: index of the snapshot that the machine was loaded from, 1 without one.
+        Raises ``UnsupportedPysyncobj``.
         """
         check_pysyncobj()
-        me = Member(settings.node_id, settings.listen)
-        others = [Member(node_id, address) for node_id, address in settings.peers.items()]
-        transport = functools.partial(
-            MemberTransport,
-            settings=TransportSettings(
-                cluster_id=settings.cluster_id,
-                guard=lambda sync_obj: Guard(_View(sync_obj)),
-                on_peer_connected=on_peer_connected,
-                on_peer_lost=on_peer_lost,
-            ),
-        )
-        with _created_poller(poller):
-            try:
-                self._core: Any = _Machine(
-                    me, others, conf=_configuration(settings), transportClass=transport
-                )
-            except syncobj_module.SyncObjException as exc:
-                raise OSError(f"the peer address {settings.listen} can not be bound") from exc
-        self._core.seamfill_apply = apply
-        self._view = _View(self._core)
-        self._others = others
+        self._me = _Node(node_id)
+        self._hooks = hooks
+        self._journal = journal
+        self._now_s: Callable[[], float] = lambda: now_ms() / 1000
+        transport = functools.partial(_Outbox, send=self._send)
+        with self._in_its_world(journal):
+            # Built with itself as the only member, which no tick ever sees.
+            self._core: Any = _Machine(
+                self._me, [], conf=_configuration(timing), transportClass=transport
+            )
         for name in PRIVATE_ATTRIBUTES:
             if not hasattr(self._core, name):
                 raise UnsupportedPysyncobj(f"a pysyncobj core has no {name}")
+        self._core.seamfill_apply = self._apply
+        self._core.seamfill_replicate = hooks.replicate
+        self._core._SyncObj__selfNode = None
+        self._core._SyncObj__raftElectionDeadline = math.inf
+        self._start_at(applied_index)
 
     # What it is now
 
     @property
     def term(self) -> int:
-        return self._view.term
+        return int(self._core._SyncObj__raftCurrentTerm)
 
     @property
     def is_leader(self) -> bool:
-        return self._view.is_leader
+        return bool(self._core._SyncObj__raftState == _LEADER)
 
     @property
     def is_candidate(self) -> bool:
         return bool(self._core._SyncObj__raftState == _CANDIDATE)
 
     @property
-    def commit_index(self) -> int:
-        return self._view.commit_index
+    def is_voter(self) -> bool:
+        return self._core._SyncObj__selfNode is not None
 
     @property
-    def log(self) -> Sequence[Entry]:
-        return self._view.log
+    def commit_index(self) -> int:
+        return int(self._core._SyncObj__raftCommitIndex)
 
     @property
     def applied_index(self) -> int:
-        return int(self._core.raftLastApplied)
+        return int(self._core._SyncObj__raftLastApplied)
+
+    @property
+    def log(self) -> Sequence[Entry]:
+        return self._journal.entries
+
+    @property
+    def first_index(self) -> int:
+        return self._journal.entries[0][1]
 
     @property
     def last_index(self) -> int:
-        return self.log[-1][1]
+        return self._journal.entries[-1][1]
+
+    @property
+    def last_term(self) -> int:
+        return self._journal.entries[-1][2]
 
     @property
     def applied_term(self) -> int:
         """The term of the last applied entry."""
-        return self.log[self.applied_index - self.log[0][1]][2]
+        term: int = self.log[self.applied_index - self.first_index][2]
+        return term
+
+    @property
+    def heartbeat_due_ms(self) -> int:
+        """When a leader's next heartbeat is due: the first ms that is later than the core's."""
+        return int(self._core._SyncObj__newAppendEntriesTime * 1000) + 1
 
     @property
     def leader_id(self) -> str | None:
-        """The leader, if it was heard within an election timeout and is still connected.
-
-        pysyncobj forgets a leader only when it calls an election itself, which a node that is cut
-        off never does.
-        """
-        leader = self._core._getLeader()
-        if leader is None:
-            return None
-        if self.is_leader:
-            return str(leader.id)
-        heard = self._core._SyncObj__raftElectionDeadline >= monotonic()
-        return str(leader.id) if heard and self._core.isNodeConnected(leader) else None
-
-    @property
-    def has_caught_up(self) -> bool:
-        """Whether all that a leader of this term said to be committed is applied here."""
-        said: int | None = self._core._SyncObj__transport.leader_commit_index
-        behind = said is None or self.applied_index < said
-        return not behind and self.applied_term == self.term
-
-    @property
-    def last_leader_id(self) -> str | None:
-        """The last known leader, heard or not."""
-        leader = self._core._getLeader()
+        """The last known leader of this term, heard or not."""
+        leader = self._core._SyncObj__raftLeader
         return None if leader is None else str(leader.id)
 
-    @property
-    def is_leader_connected(self) -> bool:
-        """Whether the last known leader is another node with an open connection to us."""
-        leader = self._core._getLeader()
-        return leader is not None and bool(self._core.isNodeConnected(leader))
+    # Members
 
-    def peers(self) -> list[tuple[str, bool, int | None]]:
-        """Return (node id, connected, match index if we lead) of the others, sorted."""
-        match_index = self._core._SyncObj__raftMatchIndex if self.is_leader else {}
-        return sorted(
-            (node.id, bool(self._core.isNodeConnected(node)), match_index.get(node))
-            for node in self._others
-        )
+    def set_members(
+        self, *, voters: Iterable[str], learners: Iterable[str], is_voter: bool
+    ) -> None:
+        """Count these others from now on; ``is_voter`` says whether this node itself counts.
+
+        A member that was there before keeps its indexes; see ``forget_member``.
+        """
+        core = self._core
+        core._SyncObj__selfNode = self._me if is_voter else None
+        before = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
+        core._SyncObj__otherNodes = {_Node(name) for name in voters}
+        core._SyncObj__readonlyNodes = {_Node(name) for name in learners}
+        members = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
+        for node in before - members:
+            core._SyncObj__raftNextIndex.pop(node, None)
+            core._SyncObj__raftMatchIndex.pop(node, None)
+            core._SyncObj__lastResponseTime.pop(node, None)
+        for node in members - before:
+            core._SyncObj__raftNextIndex[node] = self.last_index + 1
+            core._SyncObj__raftMatchIndex[node] = 0
+            core._SyncObj__lastResponseTime[node] = self._now_s()
+
+    def forget_member(self, node_id: str) -> None:
+        """Drop the member and what is known of it: its id will mean another incarnation."""
+        node, core = _Node(node_id), self._core
+        core._SyncObj__otherNodes.discard(node)
+        core._SyncObj__readonlyNodes.discard(node)
+        for known in (
+            core._SyncObj__raftNextIndex,
+            core._SyncObj__raftMatchIndex,
+            core._SyncObj__lastResponseTime,
+        ):
+            known.pop(node, None)
+
+    def set_connected(self, node_ids: Iterable[str]) -> None:
+        """Say which members can be talked to now."""
+        self._core._SyncObj__connectedNodes = {_Node(name) for name in node_ids}
+
+    # A leader's knowledge of the others
+
+    def match_index(self, node_id: str) -> int:
+        """Index up to which the member is known to have our log; 0 when nothing is known."""
+        return int(self._core._SyncObj__raftMatchIndex.get(_Node(node_id), 0))
+
+    def next_index(self, node_id: str) -> int:
+        """Index of the next entry to send to the member."""
+        return int(self._core._SyncObj__raftNextIndex.get(_Node(node_id), self.last_index + 1))
+
+    def set_next_index(self, node_id: str, index: int) -> None:
+        self._core._SyncObj__raftNextIndex[_Node(node_id)] = index
 
     # What it does
 
-    def turn(self) -> None:
-        """Count acknowledgements, commit, apply, send what is due, connect."""
+    def tick(self) -> None:
+        """Count acknowledgements, commit, apply; heartbeat when it is due."""
+        self._enter()
         self._core.doTick(0.0)
 
-    def append(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
-        """Append ``command`` to our log and send it to the followers, now. Only for a leader.
+    def campaign(self) -> None:
+        """Call an election in the next term, now; only for a voter."""
+        assert self.is_voter
+        self._core._SyncObj__raftElectionDeadline = -math.inf
+        self.tick()
+        self._core._SyncObj__raftElectionDeadline = math.inf
 
-        The core would leave it in a queue, decide later whether it still leads, and if not forward
-        it; and it would send it up to one heartbeat later.
+    def append(self, entry: bytes, done: Callable[[Applied | None], None] | None = None) -> int:
+        """Append an entry to our log and return its index. Only for a leader.
+
+        ``done`` is called when it was applied here, with None when another entry took its place;
+        it may also never be called. pysyncobj's own way in is a queue whose commands are forwarded
+        when leadership is lost meanwhile.
         """
         assert self.is_leader
+        index, term = self.last_index + 1, self.term
+        self._journal.add(entry, index, term)
+        if done is not None:
 
-        def land(result: Applied | None, reason: int) -> None:
-            # DISCARDED is a no in theory; the stock core has reported failure for commands that
-            # were applied, so that all but SUCCESS is unknown.
-            done(result if reason == FAIL_REASON.SUCCESS else None)
+            def land(result: Applied | None, reason: int) -> None:
+                done(result if reason == FAIL_REASON.SUCCESS else None)
 
-        self._core.apply(command, callback=land)
-        self._core._checkCommandsToApply()
-        self._core._SyncObj__sendAppendEntries()
+            self._core._SyncObj__commandsWaitingCommit[index].append((term, land))
+        return index
 
-    def listen_longer(self) -> None:
-        """Put our own election off by one more election timeout."""
-        timeout = self._core._SyncObj__generateRaftTimeout()
-        deadline = max(self._core._SyncObj__raftElectionDeadline, monotonic() + timeout)
-        self._core._SyncObj__raftElectionDeadline = deadline
+    def deliver_append(self, sender: str, message: Append | Heartbeat) -> None:
+        """Hand a leader's word to the core, as the guard let it through."""
+        plain: dict[str, Any] = {
+            "type": "append_entries",
+            "term": message.term,
+            "commit_index": message.commit_index,
+        }
+        if isinstance(message, Append):
+            plain["prevLogIdx"] = message.previous_index
+            plain["prevLogTerm"] = message.previous_term
+            plain["entries"] = message.entries
+        self._deliver(sender, plain)
 
-    def call_election_within(self, delay_s: float) -> None:
-        """Call an election after so long, unless a leader is heard before."""
-        deadline = min(self._core._SyncObj__raftElectionDeadline, monotonic() + delay_s)
-        self._core._SyncObj__raftElectionDeadline = deadline
+    def deliver_vote_request(self, sender: str, message: VoteRequest) -> None:
+        self._deliver(
+            sender,
+            {
+                "type": "request_vote",
+                "term": message.term,
+                "last_log_index": message.last_index,
+                "last_log_term": message.last_term,
+            },
+        )
 
-    def keep_alive(self) -> None:
-        """Let idle connections not count as dead."""
-        self._core._SyncObj__transport.keep_alive()
+    def deliver_vote(self, sender: str, message: Vote) -> None:
+        self._deliver(sender, {"type": "response_vote", "term": message.term})
 
-    def close(self) -> None:
-        """Close connections, listener and journal."""
-        self._core.destroy()
+    def deliver_appended(self, sender: str, message: Appended) -> None:
+        sent_up_to = self.next_index(sender)
+        self._deliver(
+            sender,
+            {
+                "type": "next_node_idx",
+                "next_node_idx": message.next_index,
+                "reset": message.reset,
+                "success": message.success,
+            },
+        )
+        if message.success:
+            # The core would go back to what was acknowledged and send again what is under way.
+            self.set_next_index(sender, max(sent_up_to, message.next_index))
+
+    def observe_term(self, sender: str, term: int) -> None:
+        """Step down into a higher term that somebody knows.
+
+        The core learns terms from messages only: it gets a vote request it can not grant.
+        """
+        self.deliver_vote_request(sender, VoteRequest(term=term, last_index=0, last_term=_NO_TERM))
+
+    def install(self, *, last_index: int, last_term: int) -> None:
+        """Go on from a snapshot that the machine was just loaded from."""
+        self._journal.begin_at(last_index, last_term)
+        self._core._SyncObj__commandsWaitingCommit.clear()
+        self._start_at(last_index)
+
+    def trim(self, index: int) -> None:
+        """Forget the entries before ``index``, which a durable snapshot contains."""
+        self._journal.deleteEntriesTo(index - self.first_index)
+
+    def _start_at(self, applied_index: int) -> None:
+        core = self._core
+        core._SyncObj__raftLastApplied = applied_index
+        commit = max(core._SyncObj__raftCommitIndex, applied_index)
+        core._SyncObj__raftCommitIndex = min(commit, self.last_index)
+        self._journal.setRaftCommitIndex(core._SyncObj__raftCommitIndex)
+
+    def _deliver(self, sender: str, plain: dict[str, Any]) -> None:
+        self._enter()
+        self._core._SyncObj__onMessageReceived(_Node(sender), plain)
+
+    def _send(self, node_id: str, plain: dict[str, Any]) -> None:
+        match plain["type"]:
+            case "request_vote":
+                message: Message = VoteRequest(
+                    term=plain["term"],
+                    last_index=plain["last_log_index"],
+                    last_term=plain["last_log_term"],
+                )
+            case "response_vote":
+                message = Vote(term=plain["term"])
+            case "next_node_idx":
+                message = Appended(
+                    term=self.term,
+                    next_index=plain["next_node_idx"],
+                    success=plain["success"],
+                    reset=plain["reset"],
+                )
+            case other:
+                raise AssertionError(f"the core sends {other}, which is replaced")
+        self._hooks.send(node_id, message)
+
+    def _apply(self, command: bytes) -> Applied:
+        return self._hooks.apply(self.applied_index + 1, command)
+
+    def _enter(self) -> None:
+        # pysyncobj reads one global clock; several cores with clocks of their own may share a
+        # process, in tests and in the simulator.
+        syncobj_module.monotonicTime = self._now_s
+
+    @contextmanager
+    def _in_its_world(self, journal: DurableJournal) -> Iterator[None]:
+        """Let a core that is built now find our journal and no poller."""
+        # pysyncobj has no arguments for these; it calls the functions while it is built.
+        create_journal, create_poller = syncobj_module.createJournal, syncobj_module.createPoller
+        syncobj_module.createJournal = lambda _path: journal
+        syncobj_module.createPoller = lambda _kind: _NoPoller()
+        self._enter()
+        try:
+            yield
+        finally:
+            syncobj_module.createJournal = create_journal
+            syncobj_module.createPoller = create_poller
 
 
-class _View:
-    """The guard's and our own read-only look at the core."""
+class _Node(Node):  # type: ignore[misc]  # pysyncobj carries no types
+    """A member by its id. The hash is the same in every process, so that sets of them, which the
+    core iterates, have one order."""
 
-    def __init__(self, core: Any) -> None:
-        self._core = core
-
-    @property
-    def term(self) -> int:
-        return int(self._core.raftCurrentTerm)
-
-    @property
-    def is_leader(self) -> bool:
-        return bool(self._core._isLeader())
-
-    @property
-    def commit_index(self) -> int:
-        return int(self._core.raftCommitIndex)
-
-    @property
-    def log(self) -> Sequence[Entry]:
-        log: Sequence[Entry] = self._core._SyncObj__raftLog
-        return log
+    def __hash__(self) -> int:
+        return zlib.crc32(self._id.encode())
 
 
-def _configuration(settings: CoreSettings) -> SyncObjConf:
-    timing = settings.timing
+class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no types
+    """The core with what we replace replaced; mangled names override the library's private ones."""
+
+    seamfill_apply: Callable[[bytes], Applied]
+    seamfill_replicate: Callable[[], None]
+
+    def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
+        # Stock sends unbounded batches, pickles commands that are larger, and busies itself for a
+        # whole period while a snapshot is written.
+        self._SyncObj__newAppendEntriesTime = (
+            syncobj_module.monotonicTime() + self.conf.appendEntriesPeriod
+        )
+        self.seamfill_replicate()
+
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
+        return math.inf
+
+    def _SyncObj__doApplyCommand(self, entry: bytes) -> Applied | None:  # noqa: N802
+        # An exception here would make the core apply the entry again, on every tick, for ever.
+        if entry[0] != EntryKind.COMMAND:
+            return None
+        return self.seamfill_apply(entry[1:])
+
+    def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        pass
+
+    def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:  # noqa: N802, N803
+        raise AssertionError("snapshots are loaded by the node")
+
+
+class _Outbox(Transport):  # type: ignore[misc]  # pysyncobj carries no types
+    """Takes what the core wants sent."""
+
+    def __init__(
+        self, core: Any, me: Any, others: Any, *, send: Callable[[str, dict[str, Any]], None]
+    ) -> None:
+        super().__init__(core, me, others)
+        self._send = send
+
+    def send(self, node: Any, message: dict[str, Any]) -> bool:
+        self._send(node.id, message)
+        return True
+
+
+class _NoPoller(Poller):  # type: ignore[misc]  # pysyncobj carries no types
+    """The core has no descriptors."""
+
+    def subscribe(self, descr: int, callback: Any, eventMask: int) -> None:  # noqa: N803
+        raise AssertionError("the core has no descriptors")
+
+    def unsubscribe(self, descr: int) -> None:
+        raise AssertionError("the core has no descriptors")
+
+    def poll(self, timeout: float) -> None:
+        """Return at once."""
+
+
+def _configuration(timing: RaftTiming) -> SyncObjConf:
+    heartbeat_s = timing.heartbeat_ms / 1000
     return SyncObjConf(
         autoTick=False,
         useFork=False,
         commandsWaitLeader=False,
+        # Otherwise every applied entry asks for appends, also without anything to say.
         appendEntriesUseBatch=True,
-        appendEntriesPeriod=timing.heartbeat_ms / 1000,
-        appendEntriesBatchSizeBytes=APPEND_BATCH_BYTES,
-        raftMinTimeout=timing.election_min_ms / 1000,
-        raftMaxTimeout=timing.election_max_ms / 1000,
+        appendEntriesPeriod=heartbeat_s,
         leaderFallbackTimeout=timing.leader_fallback_ms / 1000,
-        connectionTimeout=timing.connection_timeout_ms / 1000,
-        connectionRetryTime=timing.reconnect_ms / 1000,
-        maxBindRetries=1,
-        bindAddress=settings.listen,
+        # Elections, connections and compaction are ours; these only have to pass its validation.
+        raftMinTimeout=heartbeat_s * 4,
+        raftMaxTimeout=heartbeat_s * 5,
+        connectionTimeout=heartbeat_s * 5,
         dynamicMembershipChange=False,
-        journalFile=str(settings.journal),
-        fullDumpFile=str(settings.dump),
-        # Compaction is off: stock compaction is not crash-safe. The journal grows (its offsets end
-        # at 4 GiB) until our own journal replaces it.
         logCompactionMinEntries=_NEVER,
         logCompactionMinTime=_NEVER,
     )
-
-
-@contextmanager
-def _created_poller(poller: LoopPoller) -> Iterator[None]:
-    # pysyncobj has no argument for a poller; it calls this function once while it is built.
-    original = syncobj_module.createPoller
-    syncobj_module.createPoller = lambda _kind: poller
-    try:
-        yield
-    finally:
-        syncobj_module.createPoller = original

@@ -39,6 +39,14 @@ class DigestPoints:
         if len(self._points) > _KEPT:
             del self._points[next(iter(self._points))]
 
+    def restart_from(self, digest: Callable[[], str], index: int) -> None:
+        """Go on with another state, the one after ``index``; older points stay true."""
+        self._digest = digest
+        self._newest = index - index % DIGEST_EVERY
+        if index == self._newest:
+            self._newest -= 1
+            self.reached(index)
+
     def points(self) -> dict[int, str]:
         """Return index → digest, oldest first."""
         return dict(self._points)

@@ -1,19 +1,19 @@
-"""What of the peers' messages may reach pysyncobj's Raft core, and in which shape.
+"""What of a leader's appends may reach pysyncobj's Raft core, and in which shape.
 
-Owns the rules that pysyncobj 0.3.17 lacks. Pure: it looks at the core through ``CoreView`` and
-returns what to deliver and what to answer. Must not know sockets.
+Owns the rules that pysyncobj 0.3.17 lacks. Pure: it looks at the log through ``CoreView`` and
+returns what to deliver and what to answer. Must not know links, or who the sender is.
 
 Why it exists (each was seen on real processes):
 
 * the core truncates everything after ``prevLogIdx`` even when it matches, so that late or repeated
   bytes remove acknowledged entries. Here the known prefix is trimmed, and nothing is truncated
   without a conflict of terms.
-* acknowledgements carry no term: one that was meant for an earlier reign counts in a later one.
-  Here they are tagged, and foreign ones dropped.
-* one peer's vote can be counted twice.
+* a message without entries advances the core's commit over its own unverified tail. Here the commit
+  index is cut to what this very message has verified.
 * a mismatch is answered one index lower per round trip, and may never end. Here the answer is our
   own commit index, which is always common.
-* commands are forwarded from followers, and their callbacks lost. Here forwarding is dropped.
+* acknowledgements carry no term, and one peer's vote can be counted twice: ``node.py`` tags and
+  filters those, because it knows who speaks.
 
 Invariant: what is delivered never removes an entry at or below our commit index.
 """
@@ -22,15 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-__all__ = ["CoreView", "Guard", "SafetyViolation", "Verdict"]
+from seamfill_coordinator.raft.journal_format import KINDS, Entry
+from seamfill_coordinator.raft.messages import Append, Appended
 
-Message = dict[str, Any]
-Entry = tuple[bytes, int, int]
-"""(command, index, term)"""
-
-_VOTES_REMEMBERED: Final = 64
+__all__ = ["CoreView", "Guard", "Heartbeat", "SafetyViolation", "Verdict"]
 
 
 class SafetyViolation(Exception):
@@ -43,132 +40,102 @@ class CoreView(Protocol):
     @property
     def term(self) -> int: ...
     @property
-    def is_leader(self) -> bool: ...
-    @property
     def commit_index(self) -> int: ...
     @property
     def log(self) -> Sequence[Entry]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """A leader's word without entries: it proves the leader, and commits only what is verified."""
+
+    term: int
+    commit_index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What becomes of one incoming message."""
+    """What becomes of one append."""
 
-    deliver: Message | None = None
-    answer: Message | None = None
+    deliver: Append | Heartbeat | None = None
+    answer: Appended | None = None
+    malformed: bool = False
+    """No honest leader sends this; nothing of it was taken."""
 
 
-_DROP: Final = Verdict()
+_STALE: Final = Verdict()
+_MALFORMED: Final = Verdict(malformed=True)
 
 
 class Guard:
     """The filter in front of one core."""
 
     def __init__(self, core: CoreView) -> None:
-        self.leader_commit_index: int | None = None
-        """What a leader last said to be committed, before it is cut to what is verified here."""
         self._core = core
-        self._votes: dict[tuple[int, str], None] = {}
 
-    def outgoing(self, message: Message) -> Message | None:
-        """Return the message to send, or None to send nothing."""
-        match message["type"]:
-            case "next_node_idx":
-                return {**message, "ack_term": self._core.term}
-            case "apply_command" | "apply_command_response":
-                return None
-        return message
-
-    def incoming(self, sender: str, message: Message) -> Verdict:
-        """Judge one message of a member.
+    def judge(self, message: Append) -> Verdict:
+        """Judge an append of this or a higher term.
 
         Raises ``SafetyViolation`` when it would undo what is committed here.
         """
-        match message["type"]:
-            case "append_entries":
-                return self._append(message)
-            case "next_node_idx":
-                current = self._core.is_leader and message.get("ack_term") == self._core.term
-                return Verdict(deliver=message) if current else _DROP
-            case "response_vote":
-                return self._vote(sender, message)
-            case "request_vote":
-                return Verdict(deliver=message)
-        return _DROP
+        core = self._core
+        if message.term < core.term:
+            return _STALE
+        if not _is_well_formed(message):
+            return _MALFORMED
+        if self._term_at(message.previous_index) == message.previous_term:
+            return self._matching(message)
+        first = core.log[0][1]
+        if message.previous_index < first and message.entries:
+            # Its beginning lies in our snapshot, hence is committed here as well as there.
+            known = first - message.previous_index
+            if len(message.entries) >= known and message.entries[known - 1][2] == core.log[0][2]:
+                return self._matching(_without(message, known))
+        return self._refusal(message)
 
-    def _vote(self, sender: str, message: Message) -> Verdict:
-        vote = (message["term"], sender)
-        if vote in self._votes:
-            return _DROP
-        self._votes[vote] = None
-        if len(self._votes) > _VOTES_REMEMBERED:
-            del self._votes[next(iter(self._votes))]
-        return Verdict(deliver=message)
-
-    def _append(self, message: Message) -> Verdict:
-        # Snapshots and chunked entries do not occur here: compaction is off, and commands are
-        # far smaller than the batch size. Their handling in the core is not to be trusted.
-        known_shape = "prevLogIdx" in message and "transmission" not in message
-        if not known_shape or message["term"] < self._core.term:
-            return _DROP
-        self.leader_commit_index = message["commit_index"]
-        previous: int | None = message["prevLogIdx"]
-        if previous is None or self._term_at(previous) != message["prevLogTerm"]:
-            return self._refuse(message)
-        fresh = self._without_known_prefix(message["entries"])
-        known = len(message["entries"]) - len(fresh)
-        if known:
-            _, previous, previous_term = message["entries"][known - 1]
-        else:
-            previous_term = message["prevLogTerm"]
-        assert previous is not None
-        last = self._core.log[-1][1]
-        if not fresh and previous < last:
-            # All of it is known and our log goes on: it may end in entries that the leader has not
-            # sent yet, and that we acknowledged. Only a conflict of terms may remove them.
-            return Verdict(
-                deliver=self._heartbeat(message, commit_cap=previous),
-                answer=_acknowledge(previous + 1),
-            )
-        if fresh and previous < min(last, self._core.commit_index):
-            raise SafetyViolation(
-                f"the leader of term {message['term']} wants to overwrite index {previous + 1}; "
-                f"{self._core.commit_index} is committed here"
-            )
+    def _matching(self, message: Append) -> Verdict:
+        """The entry before the first one is in our log, in the same term."""
+        message = _without(message, self._known(message.entries))
+        core = self._core
+        last = core.log[-1][1]
+        if message.entries:
+            if message.previous_index < min(last, core.commit_index):
+                raise SafetyViolation(
+                    f"the leader of term {message.term} wants to overwrite index "
+                    f"{message.previous_index + 1}; {core.commit_index} is committed here"
+                )
+            return Verdict(deliver=message)
+        if message.previous_index == last:
+            return Verdict(deliver=message)
+        # All of it is known and our log goes on: it may end in entries that the leader has not
+        # sent yet, and that we acknowledged. Only a conflict of terms may remove them.
+        verified = max(core.commit_index, message.previous_index)
         return Verdict(
-            deliver={
-                **message,
-                "prevLogIdx": previous,
-                "prevLogTerm": previous_term,
-                "entries": fresh,
-            }
+            deliver=Heartbeat(term=message.term, commit_index=min(message.commit_index, verified)),
+            answer=Appended(
+                term=message.term,
+                next_index=message.previous_index + 1,
+                success=True,
+                reset=False,
+            ),
         )
 
-    def _refuse(self, message: Message) -> Verdict:
+    def _refusal(self, message: Append) -> Verdict:
+        committed = max(self._core.commit_index, 1)
         return Verdict(
-            deliver=self._heartbeat(message, commit_cap=0),
-            answer={
-                "type": "next_node_idx",
-                "next_node_idx": max(self._core.commit_index, 1) + 1,
-                "reset": True,
-                "success": False,
-            },
+            deliver=Heartbeat(
+                term=message.term,
+                commit_index=min(message.commit_index, self._core.commit_index),
+            ),
+            answer=Appended(term=message.term, next_index=committed + 1, success=False, reset=True),
         )
 
-    def _heartbeat(self, message: Message, *, commit_cap: int) -> Message:
-        """The message without entries: it proves a leader, and commits only what is verified."""
-        verified = max(self._core.commit_index, commit_cap)
-        return {
-            "type": "append_entries",
-            "term": message["term"],
-            "commit_index": min(message["commit_index"], verified),
-        }
-
-    def _without_known_prefix(self, entries: Sequence[Entry]) -> list[Entry]:
+    def _known(self, entries: Sequence[Entry]) -> int:
+        """Return how many of the entries, from the first one on, are in our log."""
         for position, (_, index, term) in enumerate(entries):
             if self._term_at(index) != term:
-                return list(entries[position:])
-        return []
+                return position
+        return len(entries)
 
     def _term_at(self, index: int) -> int | None:
         log = self._core.log
@@ -178,5 +145,29 @@ class Guard:
         return None
 
 
-def _acknowledge(next_index: int) -> Message:
-    return {"type": "next_node_idx", "next_node_idx": next_index, "reset": False, "success": True}
+def _without(message: Append, known: int) -> Append:
+    """Return the message without its first ``known`` entries."""
+    if not known:
+        return message
+    _, previous_index, previous_term = message.entries[known - 1]
+    return Append(
+        term=message.term,
+        previous_index=previous_index,
+        previous_term=previous_term,
+        commit_index=message.commit_index,
+        entries=message.entries[known:],
+    )
+
+
+def _is_well_formed(message: Append) -> bool:
+    expected, term = message.previous_index, message.previous_term
+    if expected < 1 or term > message.term:
+        return False
+    for command, index, entry_term in message.entries:
+        expected += 1
+        if index != expected or not term <= entry_term <= message.term:
+            return False
+        if not command or command[0] not in KINDS:
+            return False
+        term = entry_term
+    return True

@@ -23,7 +23,7 @@ Invariants:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn, overload
 
@@ -33,6 +33,7 @@ from seamfill_coordinator.raft.journal_format import (
     KINDS,
     BadBytes,
     Entry,
+    EntryKind,
     Group,
     SegmentHeader,
 )
@@ -165,8 +166,8 @@ def _check_identity(
 
 
 def _check_beginning(directory: Path, contents: Contents, snapshot_index: int | None) -> None:
-    # The log keeps the snapshot's last two entries: pysyncobj compares them with the snapshot's.
-    if contents.first > max(1, (snapshot_index or 0) - 1):
+    # The log keeps the snapshot's last entry: what follows it is compared with it.
+    if contents.first > max(1, snapshot_index or 0):
         has = "there is none" if snapshot_index is None else f"there is one up to {snapshot_index}"
         raise JournalIncomplete(
             f"{directory} begins at index {contents.first}; of a snapshot of the rest, {has}"
@@ -239,21 +240,22 @@ class DurableJournal:
         self._commit_written = self._commit
         self._is_dirty = False
 
-    def begin_at(self, previous: Entry, last: Entry) -> None:
-        """Line the log up with a snapshot whose last two entries these are.
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The log as it is now, contiguous; a view that must not be changed."""
+        return self._entries
 
-        What follows them in the log stays, if the log has them; otherwise they become the log. To
-        be called when a snapshot was loaded, before the core compares: a crash between a durable
-        snapshot and the trim leaves a log that begins earlier, and the core would clear it, with
-        everything that was acknowledged after the snapshot.
+    def begin_at(self, index: int, term: int) -> None:
+        """Line the log up with a snapshot whose last entry had this index and term.
+
+        If the log has that entry, it stays as it is. Otherwise all of it is older than the
+        snapshot, or contradicts it, and is replaced by an empty entry in its place.
         """
-        at = previous[1] - self._first
-        if at >= 0 and self._entries[at : at + 2] == [previous, last]:
-            self.deleteEntriesTo(at)
+        at = index - self._first
+        if 0 <= at < len(self._entries) and self._entries[at][2] == term:
             return
         self.clear()
-        for command, index, term in (previous, last):
-            self.add(command, index, term)
+        self.add(bytes([EntryKind.NOOP]), index, term)
 
     def close(self) -> None:
         """Sync, unless it failed before, and let go of the files. Safe to repeat."""

@@ -15,6 +15,7 @@ while the old one committed with three of five.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from seamfill_coordinator.raft.journal_format import EntryKind
 
 __all__ = [
     "Configuration",
+    "ConfigurationLog",
     "Member",
     "configuration_of",
     "membership_entry",
@@ -49,6 +51,60 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
         """Whether this life of the node votes or listens."""
         member = Member(node_id, incarnation)
         return member in self.voters or member in self.learners
+
+
+class ConfigurationLog:
+    """The configurations of one log, of which the last is in force."""
+
+    def __init__(self, base: Configuration | None) -> None:
+        """``base``: in force before the log's first entry; None when there was none."""
+        self._base = base
+        self._later: list[tuple[int, Configuration]] = []
+
+    @property
+    def in_force(self) -> Configuration | None:
+        return self._later[-1][1] if self._later else self._base
+
+    @property
+    def newest_index(self) -> int:
+        """Index of the entry that put the present one in force; 0 for the base."""
+        return self._later[-1][0] if self._later else 0
+
+    def at(self, index: int) -> Configuration | None:
+        """Return the one in force after the entry at ``index``."""
+        found = self._base
+        for later, configuration in self._later:
+            if later > index:
+                break
+            found = configuration
+        return found
+
+    def appended(self, entries: Iterable[tuple[bytes, int, int]]) -> bool:
+        """Note entries that were appended; return whether another configuration is in force."""
+        before = len(self._later)
+        for entry, index, _ in entries:
+            if entry[0] == EntryKind.MEMBERSHIP:
+                configuration = configuration_of(entry)
+                assert configuration is not None
+                self._later.append((index, configuration))
+        return len(self._later) > before
+
+    def truncated(self, index: int) -> bool:
+        """Note that the entries from ``index`` on are gone; return whether one went with them."""
+        before = len(self._later)
+        while self._later and self._later[-1][0] >= index:
+            self._later.pop()
+        return len(self._later) < before
+
+    def trimmed(self, index: int) -> None:
+        """Note that the entries before ``index`` now lie in a snapshot."""
+        while self._later and self._later[0][0] < index:
+            self._base = self._later.pop(0)[1]
+
+    def replaced(self, base: Configuration | None) -> None:
+        """Note that the log was replaced by a snapshot's."""
+        self._base = base
+        self._later.clear()
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()

@@ -1,7 +1,7 @@
 """One node of the cluster: pysyncobj's core, the lease machine, and who may propose.
 
-Owns the turn of the loop, reigns and their stamps, readiness, digests and fail-stop. Must not know
-HTTP, or pysyncobj's inside (``core.py`` does).
+Owns the turns on the event loop, reigns and their stamps, readiness, digests and fail-stop. Must
+not know HTTP, what peers say (``node.py`` does) or pysyncobj's inside (``core.py`` does).
 
 A *reign* is one stay in leadership, within one term. It begins by committing ``Announce``, so that
 every member knows where to send requests before this node calls itself ready; its clock starts at
@@ -32,9 +32,16 @@ from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied, Reply
 from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
 from seamfill_coordinator.raft.applying import Applier
-from seamfill_coordinator.raft.core import Core, CoreSettings
-from seamfill_coordinator.raft.poller import LoopPoller
+from seamfill_coordinator.raft.compaction import CompactionLimits
+from seamfill_coordinator.raft.journal import SEGMENT_BYTES, open_journal
+from seamfill_coordinator.raft.journal_files import Files, OsFiles
+from seamfill_coordinator.raft.links import Links
+from seamfill_coordinator.raft.membership import Configuration
+from seamfill_coordinator.raft.messages import Hello, Message
+from seamfill_coordinator.raft.network import Network
+from seamfill_coordinator.raft.node import NodeSettings, RaftNode
 from seamfill_coordinator.raft.reign import Reign, announcement, announcement_refused
+from seamfill_coordinator.raft.snapshot_store import SnapshotStore
 from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import NotLeader, PeerStatus, ReplicaStatus, Role
 
@@ -49,7 +56,6 @@ __all__ = [
 FATAL_EXIT_CODE: Final = 70
 """The process ended itself because going on could make replicas differ."""
 
-_SETTLING_MS: Final = 2_000
 _log = logging.getLogger("seamfill.coordinator.raft")
 
 
@@ -59,14 +65,20 @@ class ReplicaSettings:
 
     cluster_id: str
     node_id: str
+    incarnation: str
+    """Drawn when the data directory was created."""
     url: str
     """Where clients and other members reach this node's HTTP API; announced when it leads."""
     peer_listen: str
     peers: dict[str, str]
     """node id → host:port of the others; may change between starts."""
     data_dir: Path
+    journal_must_exist: bool = False
+    """Whether this incarnation had a journal before, so that one that is gone is a loss."""
     timing: RaftTiming = field(default_factory=RaftTiming)
     limits: AggregatorLimits = field(default_factory=AggregatorLimits)
+    compaction: CompactionLimits = field(default_factory=CompactionLimits)
+    segment_bytes: int = SEGMENT_BYTES
 
 
 class AnnouncementRefused(SeamfillError):
@@ -89,23 +101,27 @@ class PysyncobjReplica:
         self,
         settings: ReplicaSettings,
         *,
-        machine: LeaseMachine | None = None,
+        network: Network,
+        files: Files | None = None,
         clock: Clock | None = None,
+        rng: random.Random | None = None,
         on_fatal: Callable[[str, BaseException], None] = end_process,
     ) -> None:
         self._settings = settings
-        self._applier = Applier(machine if machine is not None else LeaseMachine())
+        self._network = network
+        self._files = files or OsFiles()
+        self._applier = Applier(LeaseMachine())
         self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
         self._on_fatal = on_fatal
         self._leader_known = asyncio.Event()
         self._reign: Reign | None = None
-        self._core: Core | None = None
-        self._poller: LoopPoller | None = None
+        self._node: RaftNode | None = None
+        self._links: Links | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn_scheduled = False
         self._failed = False
-        self._started_ms = self._last_turn_ms = 0
-        self._last_keepalive_ms = self._last_launch_ms = 0
+        self._last_launch_ms = 0
         self._caught_up_term = -1
         self._seen_leader: str | None = None
         self._aggregator = Aggregator(
@@ -119,60 +135,86 @@ class PysyncobjReplica:
     # Life
 
     async def start(self) -> None:
-        """Load the journal, apply what is known to be committed, and join the cluster.
+        """Load snapshot and journal, apply what is known to be committed, and join the cluster.
 
-        Raises ``OSError`` (address in use, unreadable data directory), ``UnsupportedPysyncobj``.
+        Raises ``OSError`` (address in use), ``SnapshotInvalid``, the errors of ``open_journal``,
+        ``UnsupportedPysyncobj``.
         """
-        loop = asyncio.get_running_loop()
         settings = self._settings
-        self._poller = LoopPoller(
-            loop,
-            after_event=self._wake,
-            on_error=lambda exc: self._fail("a peer's message was not handled", exc),
+        directory = settings.data_dir
+        store = SnapshotStore(directory / "snapshots", self._files, cluster_id=settings.cluster_id)
+        newest = store.newest()
+        if newest is not None:
+            self._applier.restart_from(store.load(newest), newest.last_index)
+        journal = open_journal(
+            directory / "journal",
+            cluster_id=settings.cluster_id,
+            incarnation=settings.incarnation,
+            fatal=self._fail,
+            files=self._files,
+            snapshot_index=None if newest is None else newest.last_index,
+            must_exist=settings.journal_must_exist,
+            segment_bytes=settings.segment_bytes,
         )
-        self._core = Core(
-            CoreSettings(
+        self._node = RaftNode(
+            NodeSettings(
                 cluster_id=settings.cluster_id,
                 node_id=settings.node_id,
-                listen=settings.peer_listen,
-                peers=settings.peers,
-                journal=settings.data_dir / "journal",
-                dump=settings.data_dir / "dump",
+                incarnation=settings.incarnation,
+                peer_ids=tuple(sorted(settings.peers)),
                 timing=settings.timing,
+                compaction=settings.compaction,
             ),
-            apply=self._apply,
-            poller=self._poller,
-            on_peer_connected=self._peer_connected,
-            on_peer_lost=self._peer_lost,
+            journal=journal,
+            snapshots=store,
+            newest=newest,
+            hooks=_NodeSide(self),
+            now_ms=self._clock.monotonic_ms,
+            draw=self._rng.uniform,
         )
-        self._applier.quiet_until = self._core.commit_index
-        self._started_ms = self._last_turn_ms = self._clock.monotonic_ms()
-        self._core.turn()
+        # Nobody hears this node before it has applied what it knows to be committed, and its own
+        # first entry is durable.
+        self._applier.quiet_until = self._node.core.commit_index
+        self._turn(self._node)
         log_event(
             _log,
             "replica.started",
             node=settings.node_id,
-            term=self._core.term,
-            applied_index=self._core.applied_index,
-            last_index=self._core.last_index,
+            incarnation=settings.incarnation,
+            term=self._node.core.term,
+            applied_index=self._node.core.applied_index,
+            last_index=self._node.core.last_index,
+            torn_groups=journal.torn_groups,
         )
-        # Replaying a long journal took its time; what peers said meanwhile has not been read yet.
-        self._core.listen_longer()
-        self._last_turn_ms = self._clock.monotonic_ms()
-        self._beat()
+        self._links = Links(
+            cluster_id=settings.cluster_id,
+            node_id=settings.node_id,
+            listen=settings.peer_listen,
+            peers=settings.peers,
+            network=self._network,
+            events=_LinkSide(self),
+            timing=settings.timing,
+        )
+        try:
+            await self._links.start()
+        except BaseException:
+            self._node.close()
+            self._node = None
+            raise
+        self._wake()
 
     async def stop(self) -> None:
         """Leave the cluster; proposals in flight become unknown. Safe to repeat."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        core, self._core = self._core, None
-        if core is None:
+        node, self._node = self._node, None
+        if node is None:
             return
         self._end_reign()
-        core.close()
-        if self._poller is not None:
-            self._poller.close()
+        if self._links is not None:
+            await self._links.stop()
+        node.close()
         self._leader_known.set()  # who still waits hears that there is none
 
     # Replica
@@ -199,7 +241,7 @@ class PysyncobjReplica:
         """Return the id of a leader that can be talked to; of this node only when it is ready."""
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                while (leader_id := self._usable_leader_id()) is None and self._core is not None:
+                while (leader_id := self._usable_leader_id()) is None and self._node is not None:
                     # Known at the last turn and gone since: wait for a turn that knows better.
                     self._leader_known.clear()
                     await self._leader_known.wait()
@@ -207,25 +249,41 @@ class PysyncobjReplica:
             return None
         return leader_id
 
+    def change_membership(self, configuration: Configuration) -> int:
+        """Append a configuration of members; see ``RaftNode.change_membership``."""
+        index = self._running_node.change_membership(configuration)
+        self._wake()
+        return index
+
+    @property
+    def configuration(self) -> Configuration | None:
+        """The members in force here; None while the cluster is not founded."""
+        return self._running_node.configuration
+
     def status(self) -> ReplicaStatus:
-        core = self._running_core
-        peers = core.peers()
+        node = self._running_node
+        core = node.core
+        others = [m.node_id for m in node.voters if m.node_id != self._settings.node_id]
         return ReplicaStatus(
             node_id=self._settings.node_id,
             cluster_id=self._settings.cluster_id,
             role=self._role,
             term=core.term,
-            leader_id=core.leader_id,
+            leader_id=node.leader_id,
             # A leader without a quorum steps down, a follower forgets a leader it does not hear.
-            has_quorum=core.leader_id is not None,
+            has_quorum=node.leader_id is not None,
             ready=self._is_ready,
             commit_index=core.commit_index,
             applied_index=core.applied_index,
             last_index=core.last_index,
-            members=len(peers) + 1,
+            members=len(node.voters) or len(self._settings.peers) + 1,
             peers=tuple(
-                PeerStatus(node_id=node_id, connected=connected, match_index=match_index)
-                for node_id, connected, match_index in peers
+                PeerStatus(
+                    node_id=node_id,
+                    connected=node_id in node.peers,
+                    match_index=core.match_index(node_id) if core.is_leader else None,
+                )
+                for node_id in sorted(others or self._settings.peers)
             ),
             journal_bytes=_size_of(self._settings.data_dir / "journal"),
             digests=self._applier.digests.points(),
@@ -233,72 +291,60 @@ class PysyncobjReplica:
 
     # Turns
 
-    def _beat(self) -> None:
-        if self._core is None or not self._guarded(self._beat_once, self._core):
-            return
-        delay_s = self._settings.timing.turn_ms / 1000
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._beat)
-
-    def _beat_once(self, core: Core) -> None:
-        now_ms = self._clock.monotonic_ms()
-        timing = self._settings.timing
-        self._mind_a_stall(core, now_ms - self._last_turn_ms)
-        if now_ms - self._last_keepalive_ms >= timing.keepalive_ms:
-            self._last_keepalive_ms = now_ms
-            core.keep_alive()
-        self._turn(core)
-        if now_ms - self._last_launch_ms >= timing.idle_tick_ms:
-            self._aggregator.tick()
-
-    def _mind_a_stall(self, core: Core, late_ms: int) -> None:
-        """After a pause, listen before calling an election: it was us who did not hear.
-
-        Not when the leader's connection has gone meanwhile: then it is the leader that is dead. A
-        pause beyond the connection timeout closes the connections itself and says nothing.
-        """
-        timing = self._settings.timing
-        if late_ms <= timing.stall_ms or core.is_leader:
-            return
-        log_event(_log, "replica.stalled", late_ms=late_ms)
-        if core.is_leader_connected or late_ms > timing.connection_timeout_ms:
-            core.listen_longer()
-
     def _wake(self) -> None:
+        """Have a turn as soon as everything that is waiting in the loop has been heard."""
         if not self._turn_scheduled:
             self._turn_scheduled = True
             asyncio.get_running_loop().call_soon(self._woken)
 
     def _woken(self) -> None:
         self._turn_scheduled = False
-        if self._core is not None:
-            self._guarded(self._turn, self._core)
+        node = self._node
+        if node is None or not self._guarded(lambda: self._turn(node)):
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(node.next_turn_ms - self._clock.monotonic_ms(), 0) / 1000
+        # One that fires too early does no harm, and deadlines mostly move away.
+        if self._timer is None or due < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(due, self._timed)
 
-    def _guarded(self, step: Callable[[Core], None], core: Core) -> bool:
+    def _timed(self) -> None:
+        self._timer = None
+        self._woken()
+
+    def _guarded(self, step: Callable[[], None]) -> bool:
         """Run one step of the outermost loop; what escapes it ends the process."""
         if self._failed:
             return False
         try:
-            step(core)
+            step()
         except Exception as exc:
-            self._fail("the Raft core raised", exc)
+            self._fail("the Raft node raised", exc)
         return not self._failed
 
-    def _turn(self, core: Core) -> None:
-        self._last_turn_ms = self._clock.monotonic_ms()
-        core.turn()
-        self._applier.digests.reached(core.applied_index)
-        self._observe(core)
+    def _turn(self, node: RaftNode) -> None:
+        began_ms = self._clock.monotonic_ms()
+        node.turn()
+        self._applier.digests.reached(node.core.applied_index)
+        self._observe(node)
+        now_ms = self._clock.monotonic_ms()
+        if now_ms - began_ms > self._settings.timing.slow_turn_ms:
+            log_event(_log, "replica.slow_turn", level=logging.WARNING, ms=now_ms - began_ms)
+        if now_ms - self._last_launch_ms >= self._settings.timing.idle_tick_ms:
+            self._aggregator.tick()
 
-    def _observe(self, core: Core) -> None:
+    def _observe(self, node: RaftNode) -> None:
         """Begin and end reigns, and tell who waits for a leader."""
-        reign = self._reign
+        core, reign = node.core, self._reign
         if reign is not None and not (core.is_leader and core.term == reign.term):
-            log_event(_log, "replica.reign_ended", term=reign.term, leader=core.leader_id)
+            log_event(_log, "replica.reign_ended", term=reign.term, leader=node.leader_id)
             self._end_reign()
         if self._reign is None and core.is_leader:
             self._begin_reign(core.term)
         # Once a term: between a message and the turn that applies it every follower is behind.
-        if self._caught_up_term != core.term and not core.is_leader and core.has_caught_up:
+        if self._caught_up_term != core.term and not core.is_leader and node.has_caught_up:
             self._caught_up_term = core.term
         leader_id = self._usable_leader_id()
         if leader_id != self._seen_leader:
@@ -307,25 +353,12 @@ class PysyncobjReplica:
         if leader_id is not None:
             self._leader_known.set()
 
-    def _peer_connected(self) -> None:
-        # A node that has just started has heard no heartbeat yet. Should it call an election now,
-        # its higher term would depose a healthy leader. Only for a while: connections that come
-        # and go must not put elections off for ever.
-        core = self._core
-        if core is not None and self._clock.monotonic_ms() - self._started_ms < _SETTLING_MS:
-            core.listen_longer()
-
-    def _peer_lost(self, node_id: str) -> None:
-        core, timing = self._core, self._settings.timing
-        if core is None or core.is_leader or core.last_leader_id != node_id:
-            return
-        # All followers hear of it in the same millisecond. Each has a slot of its own, by its place
-        # among them, half of it left to chance: drawn from one range two of thirty elections split.
-        me = self._settings.node_id
-        followers = sorted({me, *self._settings.peers} - {node_id})
-        share = (followers.index(me) + random.uniform(0, 0.5)) / len(followers)
-        slots_ms = timing.lost_leader_max_ms - timing.lost_leader_min_ms
-        core.call_election_within((timing.lost_leader_min_ms + share * slots_ms) / 1000)
+    def _heard(self, step: Callable[[RaftNode], None]) -> None:
+        """Take what a link brought; the next turn, after all that has come, answers it."""
+        node = self._node
+        if node is not None:
+            self._guarded(lambda: step(node))
+            self._wake()
 
     # Reigns
 
@@ -353,26 +386,29 @@ class PysyncobjReplica:
             self._reign = None
             self._aggregator.close()
 
+    @staticmethod
+    def _leads(node: RaftNode, reign: Reign) -> bool:
+        return node.core.is_leader and node.core.term == reign.term
+
     def _stamp(self) -> Stamp:
         # An open aggregator belongs to a reign.
         assert self._reign is not None
         return self._reign.stamp()
 
     def _launch(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
-        core, reign = self._core, self._reign
-        if core is None or reign is None or not core.is_leader or core.term != reign.term:
+        node, reign = self._node, self._reign
+        if node is None or reign is None or not self._leads(node, reign):
             raise NotLeader(self._leader_id)
         self._last_launch_ms = self._clock.monotonic_ms()
         try:
-            core.append(command, done)
+            node.append(command, done)
         except Exception as exc:  # half an append: its outcome is not even unknown, stop
             self._fail("a command could not be appended", exc)
         self._wake()
 
     # Applying
 
-    def _apply(self, command: bytes) -> Applied:
-        index = self._running_core.applied_index + 1
+    def _apply(self, index: int, command: bytes) -> Applied:
         try:
             return self._applier.apply(index, command)
         except BaseException as exc:
@@ -387,17 +423,17 @@ class PysyncobjReplica:
     # What it is now
 
     @property
-    def _running_core(self) -> Core:
-        assert self._core is not None, "the replica is not running"
-        return self._core
+    def _running_node(self) -> RaftNode:
+        assert self._node is not None, "the replica is not running"
+        return self._node
 
     @property
     def _leader_id(self) -> str | None:
-        return self._core.leader_id if self._core is not None else None
+        return self._node.leader_id if self._node is not None else None
 
     @property
     def _role(self) -> Role:
-        core = self._running_core
+        core = self._running_node.core
         if core.is_leader:
             return Role.LEADER
         return Role.CANDIDATE if core.is_candidate else Role.FOLLOWER
@@ -407,19 +443,62 @@ class PysyncobjReplica:
         """A leader: its announcement, hence everything before, is applied here. A follower: it
         hears a leader, and has once in this term applied all that this leader had committed.
         """
-        core = self._running_core
-        if core.is_leader:
+        node = self._running_node
+        if node.core.is_leader:
             return self._reign is not None and self._reign.is_announced
-        return core.leader_id is not None and self._caught_up_term == core.term
+        return node.leader_id is not None and self._caught_up_term == node.core.term
 
     def _usable_leader_id(self) -> str | None:
-        if self._core is None or (self._core.is_leader and not self._is_ready):
+        if self._node is None or (self._node.core.is_leader and not self._is_ready):
             return None
-        return self._core.leader_id
+        return self._node.leader_id
 
 
-def _size_of(path: Path) -> int:
+class _NodeSide:
+    """The replica as its Raft node sees it."""
+
+    def __init__(self, replica: PysyncobjReplica) -> None:
+        self._replica = replica
+
+    def apply(self, index: int, command: bytes) -> Applied:
+        return self._replica._apply(index, command)
+
+    def machine(self) -> LeaseMachine:
+        return self._replica.machine
+
+    def installed(self, machine: LeaseMachine, last_index: int) -> None:
+        self._replica._applier.restart_from(machine, last_index)
+
+    def send(self, node_id: str, message: Message) -> bool:
+        links = self._replica._links
+        return links is not None and links.send(node_id, message)
+
+    def flush(self) -> None:
+        if self._replica._links is not None:
+            self._replica._links.flush()
+
+
+class _LinkSide:
+    """The replica as its links see it."""
+
+    def __init__(self, replica: PysyncobjReplica) -> None:
+        self._replica = replica
+
+    def hello(self) -> Hello:
+        return self._replica._running_node.hello
+
+    def connected(self, hello: Hello) -> None:
+        self._replica._heard(lambda node: node.connected(hello))
+
+    def disconnected(self, node_id: str) -> None:
+        self._replica._heard(lambda node: node.disconnected(node_id))
+
+    def received(self, node_id: str, message: Message) -> None:
+        self._replica._heard(lambda node: node.received(node_id, message))
+
+
+def _size_of(directory: Path) -> int:
     try:
-        return path.stat().st_size
+        return sum(file.stat().st_size for file in directory.iterdir())
     except OSError:
         return 0

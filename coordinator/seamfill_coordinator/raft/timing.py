@@ -24,8 +24,6 @@ class RaftTiming:
     heartbeat_ms: int = 50
     leader_fallback_ms: int = 600
     """A leader that heard no quorum for so long steps down."""
-    turn_ms: int = 20
-    """The core is driven at least so often, and at once when something happened."""
     idle_tick_ms: int = 250
     """After so much silence a leader commits an empty command, which moves the lease clock."""
     reconnect_ms: int = 100
@@ -33,6 +31,5 @@ class RaftTiming:
     keepalive_ms: int = 500
     """Followers say nothing to each other between elections. Without a word now and then their
     connection counts as dead, and the first vote request of an election is lost with it."""
-    stall_ms: int = 200
-    """After a turn so late (a pause, a loaded machine) a follower listens for one more election
-    timeout before it calls an election: the heartbeats may be waiting in the socket."""
+    slow_turn_ms: int = 100
+    """A turn of the node, disk included, that took longer is logged."""

@@ -1,0 +1,154 @@
+"""What a leader sends its members, and how much at once.
+
+Owns the appends: from where, how large, how many bytes on their way to a slow member. Must not know
+elections or the disk; a member whose next entry lies in the snapshot is handed to ``shipping.py``.
+
+Invariants: no append is larger than ``APPEND_BYTES`` unless a single entry is; not more than
+``IN_FLIGHT_BYTES`` are on their way to a member that has not acknowledged them; while a member's
+log is not known to match, only one append is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from seamfill_coordinator.raft.core import Core
+from seamfill_coordinator.raft.journal_format import Entry
+from seamfill_coordinator.raft.messages import Append, Appended
+
+__all__ = ["APPEND_BYTES", "IN_FLIGHT_BYTES", "Feeder"]
+
+APPEND_BYTES: Final = 1 << 20
+IN_FLIGHT_BYTES: Final = 8 << 20
+_ENTRY_OVERHEAD_BYTES: Final = 24
+_ENTRIES_PER_APPEND: Final = 4_096
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What is under way to one member."""
+
+    sent: deque[tuple[int, int]] = field(default_factory=deque)
+    """(last index, bytes) of each append that was not acknowledged yet."""
+    in_flight_bytes: int = 0
+    is_matching: bool = False
+    """Whether the member has said in this reign that its log matches ours so far."""
+
+    def forget(self) -> None:
+        self.sent.clear()
+        self.in_flight_bytes = 0
+
+
+class Feeder:
+    """The appends of one leader."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        send: Callable[[str, Append], None],
+        ship: Callable[[str], None],
+    ) -> None:
+        """``ship`` is asked to bring a snapshot to a member, each time it could go on."""
+        self._core = core
+        self._send = send
+        self._ship = ship
+        self._progress: dict[str, _Progress] = {}
+        self._last: Append | None = None
+
+    def feed(self, members: Sequence[str], *, heartbeat: bool) -> None:
+        """Send every connected member what it lacks; with ``heartbeat`` at least a word."""
+        for node_id in members:
+            self._feed(node_id, heartbeat=heartbeat)
+
+    def acknowledged(self, node_id: str, message: Appended) -> None:
+        """Note an answer that the core has already taken."""
+        progress = self._of(node_id)
+        if message.reset or not message.success:
+            progress.forget()
+            progress.is_matching = False
+            return
+        progress.is_matching = True
+        while progress.sent and progress.sent[0][0] < message.next_index:
+            progress.in_flight_bytes -= progress.sent.popleft()[1]
+
+    def lost(self, node_id: str) -> None:
+        """Note that the connection is gone, and what was on its way with it."""
+        self._progress.pop(node_id, None)
+        self._core.set_next_index(node_id, max(self._core.match_index(node_id) + 1, 1))
+
+    def reign_changed(self) -> None:
+        """Forget what an earlier reign had under way."""
+        self._progress.clear()
+        self._last = None
+
+    def _of(self, node_id: str) -> _Progress:
+        return self._progress.setdefault(node_id, _Progress())
+
+    def _feed(self, node_id: str, *, heartbeat: bool) -> None:
+        core = self._core
+        progress = self._of(node_id)
+        first = core.first_index
+        if core.next_index(node_id) <= first:
+            # It answers the heartbeat with what it has; the snapshot brings it up to our log.
+            if heartbeat:
+                self._append(node_id, progress, first, ())
+            self._ship(node_id)
+            return
+        while core.next_index(node_id) <= core.last_index and _may_send(progress):
+            start = core.next_index(node_id)
+            entries = _entries_from(core.log, start - first)
+            self._append(node_id, progress, start - 1, entries)
+            core.set_next_index(node_id, start + len(entries))
+            heartbeat = False
+        if heartbeat:
+            self._append(node_id, progress, core.next_index(node_id) - 1, ())
+
+    def _append(
+        self, node_id: str, progress: _Progress, previous_index: int, entries: tuple[Entry, ...]
+    ) -> None:
+        core = self._core
+        last = self._last
+        # Members that are equally far get the same object, which is encoded once.
+        if (
+            last is None
+            or last.previous_index != previous_index
+            or last.commit_index != core.commit_index
+            or len(last.entries) != len(entries)
+            or last.term != core.term
+        ):
+            last = Append(
+                term=core.term,
+                previous_index=previous_index,
+                previous_term=core.log[previous_index - core.first_index][2],
+                commit_index=core.commit_index,
+                entries=entries,
+            )
+            self._last = last
+        if entries:
+            size = sum(len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries)
+            progress.sent.append((entries[-1][1], size))
+            progress.in_flight_bytes += size
+        self._send(node_id, last)
+
+
+def _may_send(progress: _Progress) -> bool:
+    if not progress.is_matching:
+        return not progress.sent
+    return progress.in_flight_bytes < IN_FLIGHT_BYTES
+
+
+def _entries_from(log: Sequence[Entry], position: int) -> tuple[Entry, ...]:
+    """Return as many entries as one append carries, at least one."""
+    size = 0
+    end = position
+    last = min(len(log), position + _ENTRIES_PER_APPEND)
+    while end < last:
+        size += len(log[end][0]) + _ENTRY_OVERHEAD_BYTES
+        if size > APPEND_BYTES and end > position:
+            break
+        end += 1
+    return tuple(log[position:end])

@@ -1,0 +1,59 @@
+"""Messages as frames of a byte stream: four bytes of length, then so many bytes.
+
+Owns where a frame ends and how long one may be. Pure; must not know connections or messages.
+
+Invariant: a length is judged as soon as its four bytes are there, before anything of the frame is
+waited for. So what is kept is never more than one allowed frame and what one read brought.
+A frame of length 0 says nothing but that the sender lives.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["KEEPALIVE", "FrameReader", "FrameTooLong", "frame_of"]
+
+_HEADER_BYTES: Final = 4
+KEEPALIVE: Final = bytes(_HEADER_BYTES)
+
+
+class FrameTooLong(Exception):
+    """The sender announced a frame that is longer than allowed here and now."""
+
+
+def frame_of(payload: bytes) -> bytes:
+    """Return the frame that carries ``payload``."""
+    return len(payload).to_bytes(_HEADER_BYTES, "big") + payload
+
+
+class FrameReader:
+    """Cuts what was read into payloads, in order. ``limit`` may be changed between frames."""
+
+    def __init__(self, *, limit: int) -> None:
+        self.limit = limit
+        self._buffer = bytearray()
+        self._at = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read. ``next`` is to be called until it returns None before more comes."""
+        self._buffer += data
+
+    def next(self) -> bytes | None:
+        """Return the next payload, None when it is not complete. Raises ``FrameTooLong``."""
+        start = self._at + _HEADER_BYTES
+        if len(self._buffer) < start:
+            return self._nothing()
+        length = int.from_bytes(self._buffer[self._at : start], "big")
+        if length > self.limit:
+            raise FrameTooLong(f"{length} bytes, at most {self.limit}")
+        end = start + length
+        if len(self._buffer) < end:
+            return self._nothing()
+        self._at = end
+        with memoryview(self._buffer) as view:
+            return bytes(view[start:end])
+
+    def _nothing(self) -> None:
+        # Once a read, not once a frame; bytearray gives its front away without copying the rest.
+        del self._buffer[: self._at]
+        self._at = 0
