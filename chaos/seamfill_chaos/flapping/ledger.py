@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from seamfill_chaos.flapping.flapping import Account, Stretch
-from seamfill_chaos.live.machine import describe_machine
+from seamfill_chaos.live.ledger import append_section, traffic_lines
 
 __all__ = ["append_to_ledger", "stretch_line", "summary"]
-
-TITLE: Final = "# Flapping links\n\nEach section is one run of `seamfill-chaos flapping`, appended by itself.\n"
 
 
 def stretch_line(stretch: Stretch) -> str:
@@ -34,11 +30,7 @@ def summary(account: Account) -> str:
         f"Verdict: {verdict}",
         "",
         f"- {account.flaps} cuts in {account.plan.lasting_s:.0f} s, seed {account.plan.seed}.",
-        f"- {account.terms} terms had a leader.",
-        f"- {account.acknowledged:,} changes acknowledged, {account.asked_again:,} asked again.",
-        f"- {account.reads:,} linearizable reads.",
-        f"- {account.in_doubt:,} outcomes in doubt, {account.settled:,} found out.",
-        f"- State digests agreed at {account.digests_agreed:,} indexes.",
+        *traffic_lines(account.totals),
         (
             f"- Agreement after healing, {len(waits)} times: median "
             f"{statistics.median(waits):.2f} s, p99 {p99:.2f} s, longest {waits[-1]:.2f} s."
@@ -50,11 +42,7 @@ def summary(account: Account) -> str:
 
 
 def append_to_ledger(ledger: Path, account: Account) -> None:
-    """Add the account to a Markdown file, with date, machine and versions."""
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not ledger.exists()
-    with ledger.open("a", encoding="utf-8") as file:
-        if is_new:
-            file.write(TITLE)
-        file.write(f"\n## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n")
-        file.write(f"{describe_machine('seamfill', 'pysyncobj', 'aiohttp')}\n\n{summary(account)}")
+    """Add the account to a Markdown file."""
+    append_section(
+        ledger, title="Flapping links", command="seamfill-chaos flapping", text=summary(account)
+    )

@@ -25,7 +25,7 @@ from typing import Final
 
 from seamfill.errors import SeamfillError
 from seamfill_chaos.live.directory_trap import spring_when_made
-from seamfill_chaos.live.scene import NODES, Scene, a_scene
+from seamfill_chaos.live.scene import NODES, Scene, Totals, a_scene
 
 __all__ = ["LEAST_RATE", "Account", "Cycle", "KillPlan", "KillsFailed", "Target", "run_kills"]
 
@@ -107,12 +107,7 @@ class Account:
     plan: KillPlan
     cycles: list[Cycle] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
-    acknowledged: int = 0
-    reads: int = 0
-    asked_again: int = 0
-    in_doubt: int = 0
-    settled: int = 0
-    digests_agreed: int = 0
+    totals: Totals = field(default_factory=Totals)
     snapshots_written: int = 0
     duration_s: float = 0.0
 
@@ -137,8 +132,6 @@ class Account:
             for cycle in self.cycles
             if cycle.rate < LEAST_RATE
         ]
-        if self.settled < self.in_doubt:
-            failures.append(f"{self.in_doubt - self.settled} outcomes were never found out")
         return failures + self.violations
 
 
@@ -166,11 +159,7 @@ async def run_kills(
                 if misses > MISSES_PER_HIT * plan.in_snapshots:
                     raise KillsFailed(f"{misses} kills came after the snapshot was finished")
         account.violations = await scene.settle()
-        counts = scene.traffic.counts
-        account.acknowledged, account.reads = counts.acknowledged, counts.reads
-        account.asked_again = counts.asked_again
-        account.in_doubt, account.settled = counts.in_doubt, counts.settled
-        account.digests_agreed = len(scene.watch.agreed)
+        account.totals = scene.totals()
     account.snapshots_written = sum(
         log.read_text(errors="replace").count('"snapshot.written"')
         for log in (plan.directory / "logs").glob("*.log")

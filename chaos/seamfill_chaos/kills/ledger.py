@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from seamfill_chaos.kills.cycles import Account, Cycle, Target
-from seamfill_chaos.live.machine import describe_machine
+from seamfill_chaos.live.ledger import append_section, traffic_lines
 
 __all__ = ["append_to_ledger", "cycle_line", "summary"]
 
 _HEAD: Final = (
     "| killed | times | leader among them | changes/s at the kill, least / median "
     "| longest silence s, median / longest | back after s, median / longest |"
-)
-TITLE: Final = (
-    "# Kill cycles\n\nEach section is one run of `seamfill-chaos kills`, appended by itself.\n"
 )
 
 
@@ -44,13 +40,7 @@ def summary(account: Account) -> str:
         f"{len(account.cycles)} kills in {account.duration_s:.0f} s, seed {plan.seed}, a snapshot "
         f"every {plan.snapshot_every} entries ({account.snapshots_written} written)"
     )
-    asked = (
-        f"{account.acknowledged:,} changes acknowledged, {account.asked_again:,} asked for again "
-        f"by their identity; {account.reads:,} linearizable reads"
-    )
-    lines = [f"Verdict: {verdict}", "", f"- {kills}.", f"- {asked}."]
-    lines.append(f"- {account.in_doubt:,} outcomes in doubt, {account.settled:,} found out.")
-    lines.append(f"- State digests agreed at {account.digests_agreed:,} indexes.")
+    lines = [f"Verdict: {verdict}", "", f"- {kills}.", *traffic_lines(account.totals)]
     lines += ["", _HEAD, "|---|---|---|---|---|---|"]
     lines += [_row(target, account.hits(target)) for target in Target if account.hits(target)]
     missed = sum(not cycle.is_hit for cycle in account.cycles)
@@ -61,14 +51,10 @@ def summary(account: Account) -> str:
 
 
 def append_to_ledger(ledger: Path, account: Account) -> None:
-    """Add the account to a Markdown file, with date, machine and versions."""
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not ledger.exists()
-    with ledger.open("a", encoding="utf-8") as file:
-        if is_new:
-            file.write(TITLE)
-        file.write(f"\n## {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n")
-        file.write(f"{describe_machine('seamfill', 'pysyncobj', 'aiohttp')}\n\n{summary(account)}")
+    """Add the account to a Markdown file."""
+    append_section(
+        ledger, title="Kill cycles", command="seamfill-chaos kills", text=summary(account)
+    )
 
 
 def _row(target: Target, cycles: Sequence[Cycle]) -> str:

@@ -78,6 +78,11 @@ class Wires:
         """Return the address under which everybody reaches ``name``."""
         return self._hosts[name]
 
+    @property
+    def outside(self) -> str:
+        """Return the address that nodes see when they are talked to through ``connector``."""
+        return f"{_NETWORK}.{_HUB_HOST}"
+
     def enter(self, name: str) -> tuple[str, ...]:
         """Return the words to put before a command line that is to run at the end of a wire."""
         # Unlike `ip netns exec` it stays the same process and sees the same mounts.
@@ -126,7 +131,7 @@ class Wires:
         await _ip("netns", "add", hub)
         self._hub = os.open(_PLACE / hub, os.O_RDONLY | os.O_CLOEXEC)
         await _ip("-n", hub, "link", "add", "bridge", "type", "bridge")
-        await _ip("-n", hub, "addr", "add", f"{_NETWORK}.{_HUB_HOST}/24", "dev", "bridge")
+        await _ip("-n", hub, "addr", "add", f"{self.outside}/24", "dev", "bridge")
         await _ip("-n", hub, "link", "set", "bridge", "up")
         for name, address in self._hosts.items():
             end = self._namespace(name)

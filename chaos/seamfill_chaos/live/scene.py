@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from seamfill_chaos.checkers.claim_key import check_linearizability
 from seamfill_chaos.history import Recorder
 from seamfill_chaos.live.namespaces import Wires
 from seamfill_chaos.live.processes import Processes, ProcessFailed
@@ -22,9 +23,25 @@ from seamfill_chaos.live.traffic import Traffic, TrafficPlan
 from seamfill_chaos.live.watch import Watch
 from seamfill_chaos.live.world import Home, World
 
-__all__ = ["NODES", "Scene", "a_scene"]
+__all__ = ["NODES", "Scene", "Totals", "a_scene"]
 
 NODES: Final = ("n1", "n2", "n3")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What clients were told and nodes said, over a whole run."""
+
+    acknowledged: int = 0
+    reads: int = 0
+    asked_again: int = 0
+    in_doubt: int = 0
+    settled: int = 0
+    """Of those in doubt, the ones whose outcome was found out."""
+    terms: int = 0
+    """Terms in which a leader was ready."""
+    digests_agreed: int = 0
+    """Indexes at which at least two nodes showed the same state digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +58,18 @@ class Scene:
     def violations(self) -> list[str]:
         """Everything that broke a promise so far."""
         return [*self.traffic.violations, *self.watch.violations]
+
+    def totals(self) -> Totals:
+        counts = self.traffic.counts
+        return Totals(
+            acknowledged=counts.acknowledged,
+            reads=counts.reads,
+            asked_again=counts.asked_again,
+            in_doubt=counts.in_doubt,
+            settled=counts.settled,
+            terms=self.watch.terms,
+            digests_agreed=len(self.watch.agreed),
+        )
 
     def others(self, node_id: str) -> list[str]:
         """Return the other nodes."""
@@ -68,9 +97,17 @@ class Scene:
         await self.watch.until_converged()
         await self.traffic.ask_again()
         await self.watch.until_converged()
-        dead = [name for name, node in self.world.nodes.items() if not node.running]
-        ended = [f"{name} ended by itself:\n{self.world.nodes[name].tail()}" for name in dead]
-        return [*self.violations, *ended]
+        found = [
+            f"{name} ended by itself:\n{node.tail()}"
+            for name, node in self.world.nodes.items()
+            if not node.running
+        ]
+        counts = self.traffic.counts
+        if counts.settled < counts.in_doubt:
+            found.append(f"{counts.in_doubt - counts.settled} outcomes were never found out")
+        history = self.recorder.history()
+        found += map(str, await asyncio.to_thread(check_linearizability, history))
+        return [*self.violations, *found]
 
 
 @contextlib.asynccontextmanager
@@ -107,6 +144,7 @@ async def a_scene(
             rng=random.Random(seed),
             plan=plan,
             connector=world.connector,
+            address="127.0.0.1" if wires is None else wires.outside,
         )
         await stack.enter_async_context(traffic)
         watch = Watch(world.urls, connector=world.connector)

@@ -115,9 +115,12 @@ class Traffic:
         rng: random.Random,
         plan: TrafficPlan | None = None,
         connector: Callable[[], aiohttp.BaseConnector | None] = lambda: None,
+        address: str = "127.0.0.1",
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``connector`` makes what talks to the nodes; ``address`` is ours as the nodes see it."""
         self.urls = dict(urls)
+        self.address = address
         self.plan = plan or TrafficPlan()
         self.recorder = recorder
         self.counts = Counts()
@@ -352,6 +355,7 @@ class Client:
         self.name = name
         self.rng = rng
         self.plan = traffic.plan
+        self.address = traffic.address
         self.worker = WorkerIdentity(id=name, boot=f"{rng.getrandbits(32):08x}")
         self.home = home
         self.sessions: list[Session] = []
