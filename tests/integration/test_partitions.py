@@ -12,6 +12,7 @@ import pytest
 from real_parts import part_missing
 from seamfill_chaos.flapping.flapping import FlapPlan, run_flapping
 from seamfill_chaos.flapping.ledger import summary
+from seamfill_chaos.live.journals import judge_journals
 from seamfill_chaos.live.namespaces import Wires, what_wires_lack
 from seamfill_chaos.live.partitions import Fault, IsolatedAnswer, Round, one_round
 from seamfill_chaos.live.scene import NODES, a_scene
@@ -19,7 +20,7 @@ from seamfill_chaos.live.traffic import TrafficPlan
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROUNDS = 10
+ROUNDS = 2
 """Of each fault. The p99 of so few is the longest of them, which is what is asserted."""
 SILENCE_S = {Fault.KILLED: 1.2}
 OTHER_SILENCE_S = 3.0
@@ -56,6 +57,9 @@ async def test_faults_neither_make_reads_stale_nor_two_leaders_nor_long_silence(
         assert violations == []
         assert scene.watch.terms > ROUNDS, "hardly a leader ever changed"
         assert scene.watch.agreed, "no two digests were ever compared"
+    assert (
+        judge_journals(scene.world.data_dirs, scene.recorder.history(), scene.watch.digests) == []
+    )
     for fault in Fault:
         of_this = [one for one in rounds if one.fault is fault]
         assert max(one.silence_s for one in of_this) <= SILENCE_S.get(fault, OTHER_SILENCE_S)

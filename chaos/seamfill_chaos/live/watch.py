@@ -76,6 +76,11 @@ class Watch:
         await self._http.close()
 
     @property
+    def digests(self) -> dict[int, str]:
+        """Index → state digest, as the first node told it."""
+        return {index: digest for index, (_, digest) in self._digests.items()}
+
+    @property
     def terms(self) -> int:
         """How many terms had a leader that was ready."""
         return len(self._leaders)
