@@ -28,6 +28,7 @@ from seamfill.logs import log_event
 from seamfill_coordinator.config import Address, NodeConfig
 from seamfill_coordinator.data_dir import DataDir, open_data_dir
 from seamfill_coordinator.http.app import build_app
+from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.network import Listener
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 
@@ -89,6 +90,8 @@ async def _serving(
             peers={node_id: str(address) for node_id, address in config.peers.items()},
             data_dir=config.data_dir,
             journal_must_exist=data_dir.has_journal,
+            compaction=CompactionLimits(every_entries=config.snapshot_every),
+            segment_bytes=config.journal_segment_bytes,
         ),
         network=_InterimNetwork(),
         clock=clock,

@@ -4,7 +4,8 @@ Owns the group, the server commands, their exit codes, and how this process logs
 the operators' commands do (``console`` attaches them).
 
 Exit codes of the servers: 0 stopped in order · 1 failure (an address is taken) · 2 usage, naming
-the flag · 4 the data directory is in use · 8 the data directory belongs to another node.
+the flag · 4 the data directory is in use · 8 the data directory belongs to another node, or its
+journal or snapshot is damaged · 70 the node ended itself: going on could have lost something.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ _EXIT_CODES: Final = {
     "invalid_input": EXIT_USAGE,
     "data_dir_in_use": EXIT_CONFLICT,
     "data_dir_unusable": EXIT_INVALID,
+    "journal_corrupt": EXIT_INVALID,
+    "journal_foreign": EXIT_INVALID,
+    "journal_incomplete": EXIT_INVALID,
+    "journal_version_unknown": EXIT_INVALID,
+    "snapshot_invalid": EXIT_INVALID,
 }
 
 
@@ -68,6 +74,16 @@ def main() -> None:
 )
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve /metrics there as well.")
 @click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+@click.option(
+    "--snapshot-every",
+    metavar="ENTRIES",
+    help="Log entries between two snapshots; fewer restart faster.  [default: 20000]",
+)
+@click.option(
+    "--journal-segment-bytes",
+    metavar="BYTES",
+    help="Disk space that the journal reserves at once.  [default: 16777216]",
+)
 @click.option("--config", metavar="FILE", help="TOML file with the same names.")
 def serve(**options: object) -> None:
     """Run one coordinator node.

@@ -24,6 +24,8 @@ __all__ = ["Address", "NodeConfig", "configures_a_node", "load_config"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_PEER_LISTEN: Final = "127.0.0.1:8081"
+DEFAULT_SNAPSHOT_EVERY: Final = 20_000
+DEFAULT_SEGMENT_BYTES: Final = 16 << 20
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_PEERS: Final = 8
 """Nine members: more only make a commit slower."""
@@ -39,6 +41,7 @@ _ALIASES: Final = {
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EVERYWHERE: Final = ("0.0.0.0", "::")
 _PORT_MAX: Final = 65_535
+_WHOLE_MAX: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,10 @@ class NodeConfig:
     metrics_listen: Address | None
     """Serves ``/metrics`` alone; None serves it on ``listen`` only."""
     log_level: str
+    snapshot_every: int
+    """Log entries between two snapshots."""
+    journal_segment_bytes: int
+    """Reserved on the disk at once."""
 
 
 def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> NodeConfig:
@@ -139,6 +146,8 @@ _NAMES: Final = frozenset(
         "advertise-url",
         "metrics-listen",
         "log-level",
+        "snapshot-every",
+        "journal-segment-bytes",
     }
 )
 
@@ -180,6 +189,10 @@ def _build(sources: _Sources) -> NodeConfig:
         advertise_url=_advertised(sources.text("advertise-url"), listen, alone=not peers),
         metrics_listen=_metrics(sources.text("metrics-listen"), listen),
         log_level=_one_of("log-level", sources.text("log-level") or "info", LOG_LEVELS),
+        snapshot_every=_whole(sources, "snapshot-every", DEFAULT_SNAPSHOT_EVERY, low=10),
+        journal_segment_bytes=_whole(
+            sources, "journal-segment-bytes", DEFAULT_SEGMENT_BYTES, low=64 << 10
+        ),
     )
 
 
@@ -248,6 +261,15 @@ def _metrics(text: str | None, listen: Address) -> Address | None:
         # The existing deployment's PROMETHEUS_PORT is a bare port.
         text = f"{listen.host}:{text}"
     return _address("metrics-listen", text)
+
+
+def _whole(sources: _Sources, name: str, default: int, *, low: int) -> int:
+    text = sources.text(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not low <= int(text) <= _WHOLE_MAX:
+        raise InvalidInput(name, f"{text!r} is not a whole number from {low} to {_WHOLE_MAX}")
+    return int(text)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:

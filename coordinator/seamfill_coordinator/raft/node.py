@@ -4,10 +4,11 @@ Owns what a message does, when the journal is synced, the founding of the cluste
 in force, and the parts around the core: guard, elections, feeding, shipping, compaction. Must not
 know asyncio, sockets or clients: time is handed in, messages go out through ``NodeHooks``.
 
-A turn: the core counts, commits and applies; an election is called if it is time; a slice of a
-snapshot is written; then everything that was done is made durable and everything that was said is
-sent, in this order, except that a leader's appends may leave before its own disk has them: they
-promise nothing (Ongaro's thesis, 10.2.1), and its own copy is counted at the next turn only.
+A turn: what was heard and appended since the last one is made durable, and everything that was said
+is sent, in this order, except that a leader's appends may leave before its own disk has them: they
+promise nothing (Ongaro's thesis, 10.2.1), and its own copy is counted only after. Then the core
+counts, commits and applies; an election is called if it is time; a slice of a snapshot is written;
+and what came of that is made durable and sent in the same way.
 
 Invariants:
 
@@ -228,20 +229,19 @@ class RaftNode:
     def turn(self) -> None:
         """Do what is due, make it durable, send it; see the module."""
         core = self.core
-        if len(self.voters) == 1:
-            # Alone it is a majority: the core would commit what the disk does not have yet.
-            self._sync()
+        # What was heard and appended since the last turn first: others wait for it, while applying
+        # a large command takes a while. It also makes durable what the tick then counts as ours.
+        self._feed_what_is_new()
+        self._flush()
         core.tick()
         self._mind_reign()
-        if core.is_leader:
-            if core.last_index > self._fed_index:
-                self._feed(heartbeat=False)
-        else:
+        if not core.is_leader:
             self._mind_election()
         if self.compaction.step(self._hooks.machine(), core, self._configurations):
             self.compaction.trim(
                 core, self._configurations, shipped_index=self._shipping.oldest_index
             )
+        self._feed_what_is_new()
         self._flush()
 
     def connected(self, hello: Hello) -> None:
@@ -354,6 +354,10 @@ class RaftNode:
         self._mind_reign()
         self._fed_index = self.core.last_index
         self._feeder.feed(self._connected_members(), heartbeat=heartbeat)
+
+    def _feed_what_is_new(self) -> None:
+        if self.core.is_leader and self.core.last_index > self._fed_index:
+            self._feed(heartbeat=False)
 
     def _ship(self, node_id: str) -> None:
         self._shipping.go_on(node_id, self.core.term)

@@ -23,6 +23,8 @@ def test_the_least_configuration_is_a_cluster_of_one_on_loopback() -> None:
     assert config.peer_listen == Address("127.0.0.1", 8081)
     assert config.peers == {}
     assert config.metrics_listen is None
+    assert config.snapshot_every == 20_000
+    assert config.journal_segment_bytes == 16 << 20
     assert config.log_level == "info"
 
 
@@ -143,3 +145,25 @@ def test_the_variables_of_a_node_are_told_from_others() -> None:
     assert configures_a_node("COORDINATOR_PEER")
     assert configures_a_node("PROMETHEUS_PORT")
     assert not configures_a_node("PATH")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("snapshot-every", "9"),
+        ("snapshot-every", "many"),
+        ("snapshot-every", "-50"),
+        ("journal-segment-bytes", "65535"),
+        ("journal-segment-bytes", str(2 << 30)),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        load_config(LEAST | {name: text}, {})
+    assert refusal.value.field == name
+
+
+def test_numbers_may_be_given() -> None:
+    given = {"snapshot-every": "50", "journal-segment-bytes": "65536"}
+    config = load_config(LEAST | given, {})
+    assert (config.snapshot_every, config.journal_segment_bytes) == (50, 65_536)
