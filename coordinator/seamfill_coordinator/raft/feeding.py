@@ -78,7 +78,10 @@ class Feeder:
     def lost(self, node_id: str) -> None:
         """Note that the connection is gone, and what was on its way with it."""
         self._progress.pop(node_id, None)
-        self._core.set_next_index(node_id, max(self._core.match_index(node_id) + 1, 1))
+        # Of a member that never answered this leader nothing is known. Guessing the beginning of
+        # the log would mean that it needs a snapshot; if it does, it will say so itself.
+        first_index = self._core.first_index
+        self._core.set_next_index(node_id, max(self._core.match_index(node_id), first_index) + 1)
 
     def reign_changed(self) -> None:
         """Forget what an earlier reign had under way."""
