@@ -27,7 +27,7 @@ LEAST_RATE: Final = 20.0
 SHORTEST_S: Final = 0.2
 LONGEST_S: Final = 2.0
 BOTH_WAYS_SHARE: Final = 0.5
-TRAFFIC: Final = TrafficPlan(pace_s=0.2)
+TRAFFIC: Final = TrafficPlan(rate=70.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,10 @@ class FlapPlan:
     seed: int
     lasting_s: float = 600.0
     stretch_s: float = 10.0
+
+    @property
+    def stretches(self) -> int:
+        return max(1, round(self.lasting_s / self.stretch_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +88,11 @@ async def run_flapping(
     """
     rng, account = random.Random(plan.seed), Account(plan)
     async with a_scene(plan.directory, seed=plan.seed, plan=TRAFFIC, wires=wires) as scene:
-        until_s = time.monotonic() + plan.lasting_s
-        while time.monotonic() < until_s:
+        for _ in range(plan.stretches):
             stretch = await _one_stretch(scene, wires, rng, lasting_s=plan.stretch_s)
             account.stretches.append(stretch)
             on_stretch(stretch)
-            await scene.traffic.ask_again()
+            await scene.traffic.ask_again(await scene.watch.leader())
         account.violations = await scene.settle()
         account.totals = scene.totals()
     return account

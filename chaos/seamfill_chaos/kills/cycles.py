@@ -31,7 +31,7 @@ __all__ = ["LEAST_RATE", "Account", "Cycle", "KillPlan", "KillsFailed", "Target"
 
 LEAST_RATE: Final = 100.0
 """Changes acknowledged per second at the moment of a kill."""
-WANTED_RATE: Final = 130.0
+WANTED_RATE: Final = 115.0
 """A kill is aimed only when there is so much traffic: it may ebb until the kill comes."""
 SNAPSHOTS: Final = "snapshots"
 UNFINISHED: Final = ".partial"
@@ -182,10 +182,10 @@ async def _one_cycle(scene: Scene, target: Target, rng: random.Random, *, number
     await asyncio.sleep(rng.uniform(0.0, LONGEST_DOWN_S))
     started_s = time.monotonic()
     await asyncio.gather(*(scene.world.restart_node(victim) for victim in victims))
-    await scene.watch.until_converged()
+    new_leader, _ = await scene.watch.until_converged()
     back_s = time.monotonic()
     silence_s = scene.traffic.longest_silence_s(killed_s, back_s)
-    asked_again = await scene.traffic.ask_again()
+    asked_again = await scene.traffic.ask_again(new_leader)
     return Cycle(
         number=number,
         target=target,

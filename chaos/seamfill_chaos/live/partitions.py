@@ -138,7 +138,7 @@ async def _ask_isolated(scene: Scene, leader: str, hold_s: float) -> list[Isolat
     async with _client(scene) as http, asyncio.TaskGroup() as tasks:
         asking = []
         while time.monotonic() - began_s < hold_s:
-            key = f"isolated:{leader}:{time.monotonic_ns()}"
+            key = f"isolated-{leader}-{time.monotonic_ns()}"
             asking.append(
                 tasks.create_task(_claim(http, scene.world.urls[leader], key, since_s=began_s))
             )

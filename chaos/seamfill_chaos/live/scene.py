@@ -94,8 +94,8 @@ class Scene:
         """
         self.traffic.stop()
         await self.running
-        await self.watch.until_converged()
-        await self.traffic.ask_again()
+        leader, _ = await self.watch.until_converged()
+        await self.traffic.ask_again(leader)
         await self.watch.until_converged()
         found = [
             f"{name} ended by itself:\n{node.tail()}"

@@ -59,12 +59,13 @@ class TrafficFailed(SeamfillError):
 class TrafficPlan:
     """How much is asked, and of what."""
 
-    claimers: int = 10
+    claimers: int = 14
     """Clients that claim, read, complete and fail compatibility keys."""
-    fillers: int = 4
+    fillers: int = 6
     """Clients that acquire, renew and complete windows of a backfill."""
-    pace_s: float = 0.05
-    """The least time between two operations of one client: it keeps two cores for the nodes."""
+    rate: float = 170.0
+    """Operations per second, of all clients together: so many and not more while the cluster keeps
+    up, which leaves the machine to the nodes."""
     shared_keys: int = 24
     """Keys that all claimers want, so that they are refused now and then."""
     keep_share: float = 0.1
@@ -188,11 +189,13 @@ class Traffic:
         edges = [since_s, *times, until_s]
         return max(later - earlier for earlier, later in itertools.pairwise(edges))
 
-    async def ask_again(self) -> int:
-        """Ask for every outcome acknowledged since the last time; return how many.
+    async def ask_again(self, node_id: str) -> int:
+        """Ask a node first for every outcome acknowledged since the last time; return how many.
 
-        One that differs, or that the cluster forgot, becomes a violation.
+        One that differs, or that the cluster forgot, becomes a violation. Ask the leader: a
+        follower only sends everything on to it.
         """
+        home = list(self.urls).index(node_id)
         sessions = [session for client in self._clients for session in client.sessions]
         known = [
             (session, request, reply)
@@ -202,17 +205,17 @@ class Traffic:
         gate = asyncio.Semaphore(ASKED_AGAIN_AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             for session, request, reply in known:
-                tasks.create_task(self._ask_one_again(gate, session, request, reply))
+                tasks.create_task(self._ask_one_again(gate, session, request, reply, home))
         for client in self._clients:
             client.forget_checked()
         self.counts.asked_again += len(known)
         return len(known)
 
     async def _ask_one_again(
-        self, gate: asyncio.Semaphore, session: Session, request: Request, reply: Reply
+        self, gate: asyncio.Semaphore, session: Session, request: Request, reply: Reply, home: int
     ) -> None:
         async with gate:
-            again = await self.until_known(request, worker=_NOBODY, home=request.sequence)
+            again = await self.until_known(request, worker=_NOBODY, home=home)
         del session.acknowledged[request.sequence]
         if again != reply:
             self.violations.append(
@@ -361,6 +364,7 @@ class Client:
         self.sessions: list[Session] = []
         self._traffic = traffic
         self._habit = habit
+        self._due_s = 0.0
 
     @property
     def node(self) -> str:
@@ -400,7 +404,11 @@ class Client:
         return seen
 
     async def _rest(self) -> None:
-        await asyncio.sleep(self.plan.pace_s * self.rng.uniform(0.5, 1.5))
+        """Wait for this client's next turn; not at all when it is late already."""
+        mean_s = (self.plan.claimers + self.plan.fillers) / self.plan.rate
+        now_s = time.monotonic()
+        self._due_s = max(self._due_s + mean_s * self.rng.uniform(0.5, 1.5), now_s - mean_s)
+        await asyncio.sleep(max(0.0, self._due_s - now_s))
 
 
 Habit = Callable[[Client], Awaitable[None]]
