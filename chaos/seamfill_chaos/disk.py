@@ -1,4 +1,4 @@
-"""A disk in memory that keeps the journal's file promises and not one more.
+"""A disk in memory that keeps the file promises of ``Files`` and not one more.
 
 Owns what power loss does: each write that no ``sync`` followed, and each name that no
 ``sync_directory`` followed, is kept, dropped or torn, whatever was done after it. Satisfies
@@ -187,6 +187,12 @@ class SimulatedFile:
     def cut(self, offset: int, *, reserve: int) -> None:
         self._disk._step("cut", self._inode.path)
         _change(self._inode, _Cut(offset, reserve))
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(self._inode.now[offset : offset + length])
+
+    def size(self) -> int:
+        return len(self._inode.now)
 
     def sync_data(self) -> None:
         self.sync()

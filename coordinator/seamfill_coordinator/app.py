@@ -3,9 +3,9 @@
 Owns the order in which the parts start and stop. A composition root: it builds the replica and the
 HTTP application and hands them to each other. Must not know what either does.
 
-Order: data directory (whose, and only ours), HTTP address (so that the leader announces the real
-one), replica, application, ready line. The way back is the reverse, so that no request finds half a
-node.
+Order: certificates, data directory (whose, and only ours), HTTP address (so that the leader
+announces the real one), replica, application, ready line. The way back is the reverse, so that no
+request finds half a node.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from aiohttp import web
@@ -25,12 +26,16 @@ from aiohttp import web
 from seamfill.clock import SystemClock
 from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
-from seamfill_coordinator.config import Address, NodeConfig
+from seamfill_coordinator.config import Address, NodeConfig, Profile
 from seamfill_coordinator.data_dir import DataDir, open_data_dir
 from seamfill_coordinator.http.app import build_app
+from seamfill_coordinator.raft.certs import RENEW_DAYS
 from seamfill_coordinator.raft.compaction import CompactionLimits
-from seamfill_coordinator.raft.network import Listener
+from seamfill_coordinator.raft.credentials import load_credentials
+from seamfill_coordinator.raft.journal_files import Files
+from seamfill_coordinator.raft.network import Network, NoNetwork
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
+from seamfill_coordinator.raft.tls import TlsNetwork
 
 __all__ = ["AddressInUse", "StopSignal", "run_node"]
 
@@ -46,18 +51,26 @@ class AddressInUse(SeamfillError):
     code = "address_in_use"
 
 
-async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], None]) -> None:
+async def run_node(
+    config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], None], files: Files | None = None
+) -> None:
     """Run one node until it is told to stop; return when it has drained.
 
-    ``on_ready`` gets the ready line's document when HTTP is served.
-    Raises ``DataDirInUse``, ``DataDirUnusable``, ``AddressInUse``.
+    ``on_ready`` gets the ready line's document when HTTP is served. ``files`` is where journal and
+    snapshots go, if not to the operating system's.
+    Raises ``DataDirInUse``, ``DataDirUnusable``, ``AddressInUse``; ``InvalidInput`` when the
+    certificates can not be used.
     """
+    network = _peer_network(config)
     data_dir = open_data_dir(config.data_dir, cluster_id=config.cluster_id, node_id=config.node_id)
     try:
         with _bound("listen", config.listen) as listener:
             host, port = listener.getsockname()[:2]
             config = replace(config, listen=Address(host, port))
-            async with _serving(config, data_dir, listener) as url, StopSignal() as stop:
+            async with (
+                _serving(config, network, data_dir, listener, files) as url,
+                StopSignal() as stop,
+            ):
                 on_ready(
                     {
                         "event": "ready",
@@ -76,7 +89,11 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
 
 @asynccontextmanager
 async def _serving(
-    config: NodeConfig, data_dir: DataDir, listener: socket.socket
+    config: NodeConfig,
+    network: Network,
+    data_dir: DataDir,
+    listener: socket.socket,
+    files: Files | None,
 ) -> AsyncIterator[str]:
     url = config.advertise_url or _url_of(config.listen)
     clock = SystemClock()
@@ -93,7 +110,8 @@ async def _serving(
             compaction=CompactionLimits(every_entries=config.snapshot_every),
             segment_bytes=config.journal_segment_bytes,
         ),
-        network=_InterimNetwork(),
+        network=network,
+        files=files,
         clock=clock,
     )
     try:
@@ -114,21 +132,24 @@ async def _serving(
         await replica.stop()
 
 
-class _InterimNetwork:
-    """Plain TCP until the certificates land."""
+def _peer_network(config: NodeConfig) -> Network:
+    """Return how peers are reached. Raises ``InvalidInput`` for certificates that can not be used.
 
-    async def listen(self, address: str, accept: Callable[[], asyncio.Protocol]) -> Listener:
-        host, _, port = address.rpartition(":")
-        return await asyncio.get_running_loop().create_server(accept, host.strip("[]"), int(port))
-
-    async def dial(
-        self, node_id: str, address: str, protocol: Callable[[], asyncio.Protocol]
-    ) -> None:
-        host, _, port = address.rpartition(":")
-        await asyncio.get_running_loop().create_connection(protocol, host.strip("[]"), int(port))
-
-    def proves(self, transport: asyncio.BaseTransport, node_id: str) -> bool:
-        return True
+    A cluster of one has no peers, and needs no certificates.
+    """
+    if config.certs is None:
+        return NoNetwork()
+    now = datetime.now(UTC)
+    credentials = load_credentials(
+        config.certs,
+        node_id=config.node_id,
+        refuse_development=config.profile is Profile.PROD,
+        now=now,
+    )
+    if credentials.expires < now + timedelta(days=RENEW_DAYS):
+        expires = credentials.expires.isoformat()
+        log_event(_log, "certs.expiring", level=logging.WARNING, expires=expires)
+    return TlsNetwork(credentials)
 
 
 async def _set_up(runner: web.AppRunner, config: NodeConfig) -> None:

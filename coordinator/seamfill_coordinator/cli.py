@@ -26,6 +26,7 @@ from seamfill.errors import InvalidInput, SeamfillError
 from seamfill.logs import configure_logging
 from seamfill_coordinator import console
 from seamfill_coordinator.config import load_config
+from seamfill_coordinator.raft.certs_cli import certs
 from seamfill_coordinator.raft.journal_cli import journal
 
 __all__ = ["main"]
@@ -43,6 +44,8 @@ _EXIT_CODES: Final = {
     "journal_incomplete": EXIT_INVALID,
     "journal_version_unknown": EXIT_INVALID,
     "snapshot_invalid": EXIT_INVALID,
+    "snapshot_foreign": EXIT_INVALID,
+    "snapshot_version_unknown": EXIT_INVALID,
 }
 
 
@@ -58,7 +61,7 @@ def main() -> None:
 @click.option(
     "--peer-listen",
     metavar="HOST:PORT",
-    help="For the other nodes; keep it on a trusted network.  [default: 127.0.0.1:8081]",
+    help="For the other nodes, over mutual TLS.  [default: 127.0.0.1:8081]",
 )
 @click.option(
     "--peer",
@@ -67,6 +70,17 @@ def main() -> None:
     help="Another node's --peer-listen; repeat for each. Without any, this node is a cluster.",
 )
 @click.option("--data-dir", metavar="DIR", help="Where the log lives. One node, one directory.")
+@click.option(
+    "--certs",
+    metavar="DIR",
+    help="Holds ca.crt, ID.crt and ID.key, ID being --node-id; `coordinator certs init` makes them "
+    "for development. Needed when there are peers.",
+)
+@click.option(
+    "--profile",
+    metavar="dev|prod",
+    help="prod refuses certificates that are made for development.  [default: dev]",
+)
 @click.option(
     "--advertise-url",
     metavar="URL",
@@ -149,6 +163,7 @@ def version() -> None:
 
 
 console.attach(main)
+main.add_command(certs)
 main.add_command(journal)
 
 

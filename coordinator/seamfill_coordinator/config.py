@@ -14,13 +14,14 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from seamfill.errors import InvalidInput
 
-__all__ = ["Address", "NodeConfig", "configures_a_node", "load_config"]
+__all__ = ["Address", "NodeConfig", "Profile", "configures_a_node", "load_config", "valid_id"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_PEER_LISTEN: Final = "127.0.0.1:8081"
@@ -42,6 +43,17 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _EVERYWHERE: Final = ("0.0.0.0", "::")
 _PORT_MAX: Final = 65_535
 _WHOLE_MAX: Final = 1 << 30
+
+
+class Profile(Enum):
+    """How strict a node is about what protects it."""
+
+    DEV = "dev"
+    PROD = "prod"
+    """Refuses what is made for development."""
+
+
+_PROFILES: Final = tuple(profile.value for profile in Profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,10 @@ class NodeConfig:
     peers: Mapping[str, Address]
     """The other members' peer addresses by node id; they may change between starts."""
     data_dir: Path
+    profile: Profile
+    certs: Path | None
+    """Directory with this node's certificate, its key, and the peers' CA; given if there are peers.
+    What is in it is checked by ``raft/credentials.py``."""
     advertise_url: str | None
     """Where others reach this node's HTTP; None derives it from ``listen``."""
     metrics_listen: Address | None
@@ -143,6 +159,8 @@ _NAMES: Final = frozenset(
         "peer-listen",
         "peer",
         "data-dir",
+        "profile",
+        "certs",
         "advertise-url",
         "metrics-listen",
         "log-level",
@@ -186,6 +204,8 @@ def _build(sources: _Sources) -> NodeConfig:
         peer_listen=peer_listen,
         peers=peers,
         data_dir=Path(data_dir),
+        profile=Profile(_one_of("profile", sources.text("profile") or "dev", _PROFILES)),
+        certs=_certs(sources.text("certs"), [node_id, *peers]),
         advertise_url=_advertised(sources.text("advertise-url"), listen, alone=not peers),
         metrics_listen=_metrics(sources.text("metrics-listen"), listen),
         log_level=_one_of("log-level", sources.text("log-level") or "info", LOG_LEVELS),
@@ -200,10 +220,11 @@ def _identifier(sources: _Sources, name: str) -> str:
     value = sources.text(name)
     if value is None:
         raise InvalidInput(name, "is missing")
-    return _valid_id(name, value)
+    return valid_id(name, value)
 
 
-def _valid_id(name: str, value: str) -> str:
+def valid_id(name: str, value: str) -> str:
+    """Return an id of a node or cluster. Raises ``InvalidInput`` naming ``name``."""
     if _ID.fullmatch(value) is None:
         raise InvalidInput(
             name, f"{value!r} is not 1 to 63 letters, digits, dots, dashes and underscores"
@@ -227,7 +248,7 @@ def _peers(texts: Sequence[str], node_id: str) -> dict[str, Address]:
         peer_id, equals, address = text.partition("=")
         if not equals:
             raise InvalidInput("peer", f"{text!r} is not ID=HOST:PORT")
-        _valid_id("peer", peer_id)
+        valid_id("peer", peer_id)
         if peer_id == node_id:
             raise InvalidInput("peer", f"{peer_id} is this node itself")
         if peer_id in peers:
@@ -238,6 +259,17 @@ def _peers(texts: Sequence[str], node_id: str) -> dict[str, Address]:
     if len(peers) > MAX_PEERS:
         raise InvalidInput("peer", f"{len(peers)} peers; at most {MAX_PEERS}")
     return peers
+
+
+def _certs(text: str | None, members: Sequence[str]) -> Path | None:
+    if text is None and len(members) > 1:
+        nodes = " ".join(f"--node {member}" for member in sorted(members))
+        raise InvalidInput(
+            "certs",
+            "is needed: peers talk over mutual TLS only. For development make certificates with "
+            f"`coordinator certs init --dir DIR {nodes}`, then start each node with --certs DIR",
+        )
+    return None if text is None else Path(text)
 
 
 def _advertised(text: str | None, listen: Address, *, alone: bool) -> str | None:

@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from seamfill_coordinator.config import configures_a_node
 from seamfill_coordinator.data_dir import DataDirUnusable, DirectoryLock, write_atomically
 from seamfill_coordinator.orphans import die_with
 from seamfill_coordinator.ports import free_ports
+from seamfill_coordinator.raft.certs import init_certificates
 
 __all__ = ["DevPlan", "NodeFailed", "run_dev"]
 
@@ -118,27 +120,39 @@ def _plan_nodes(plan: DevPlan, cluster_id: str) -> list[_Node]:
         http_ports = list(range(plan.port, plan.port + plan.nodes))
         peer_ports = [port for port in free if port not in http_ports][: plan.nodes]
     peers = {i: f"{_HOST}:{port}" for i, port in zip(ids, peer_ports, strict=True)}
+    certs = _certificates(plan.data_dir / "certs", ids)
     return [
         _Node(
             node_id=node_id,
             url=f"http://{_HOST}:{http_port}",
-            argv=_serve_argv(node_id, cluster_id, http_port, peers, plan.data_dir / node_id),
+            argv=[
+                *_serve_argv(node_id, cluster_id, http_port, peers),
+                *("--data-dir", str((plan.data_dir / node_id).resolve())),
+                *("--certs", str(certs.resolve())),
+            ],
         )
         for node_id, http_port in zip(ids, http_ports, strict=True)
     ]
 
 
-def _serve_argv(
-    node_id: str, cluster_id: str, http_port: int, peers: dict[str, str], data_dir: Path
-) -> list[str]:
-    """The line by which this node can also be started by hand."""
+def _certificates(directory: Path, node_ids: Sequence[str]) -> Path:
+    """Return the directory with this cluster's certificates, making those that are missing."""
+    try:
+        init_certificates(directory, node_ids, now=datetime.now(UTC))
+    except InvalidInput as exc:
+        raise DataDirUnusable(exc.message) from exc
+    return directory
+
+
+def _serve_argv(node_id: str, cluster_id: str, http_port: int, peers: dict[str, str]) -> list[str]:
+    """The line by which this node can also be started by hand, without its directories."""
     argv = [sys.executable, "-m", "seamfill_coordinator", "serve"]
     argv += ["--node-id", node_id, "--cluster-id", cluster_id]
     argv += ["--listen", f"{_HOST}:{http_port}", "--peer-listen", peers[node_id]]
     for peer_id, address in peers.items():
         if peer_id != node_id:
             argv += ["--peer", f"{peer_id}={address}"]
-    return [*argv, "--data-dir", str(data_dir.resolve())]
+    return argv
 
 
 @dataclass(slots=True)

@@ -46,13 +46,22 @@ COMPAT_TIMEOUT_S = 2.0
 
 
 class SteppedClock(SystemClock):
-    """The machine's clock, which a test may push forward."""
+    """The machine's clock, which a test may push forward, or stop.
+
+    A lease that must not end during a test of any length is held still with ``freeze``.
+    """
 
     def __init__(self) -> None:
         self.offset_ms = 0
+        self._frozen_ms: int | None = None
 
     def monotonic_ms(self) -> int:
-        return super().monotonic_ms() + self.offset_ms
+        base_ms = super().monotonic_ms() if self._frozen_ms is None else self._frozen_ms
+        return base_ms + self.offset_ms
+
+    def freeze(self) -> None:
+        """Let no time pass any more but what ``offset_ms`` says."""
+        self._frozen_ms = super().monotonic_ms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +141,10 @@ class HttpRig:
             step_ms = min(delay_ms, 2_000)
             self.clock.offset_ms += step_ms
             delay_ms -= step_ms
-            await self.replica.propose(Request(operations=(Barrier(),)), timeout_ms=1_000)
+            await self.replica.propose(Request(operations=(Barrier(),)), timeout_ms=30_000)
 
     async def somebody_is_parked(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self.service.waiting_room:  # noqa: ASYNC110  # the room has no event for it
                 await asyncio.sleep(0.005)
 

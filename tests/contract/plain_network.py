@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from seamfill_coordinator.raft.network import Listener
+from seamfill_coordinator.raft.network import Listener, split_address
 
 
 @dataclass(slots=True)
@@ -16,19 +16,14 @@ class PlainNetwork:
     impostors: set[str] = field(default_factory=set)
 
     async def listen(self, address: str, accept: Callable[[], asyncio.Protocol]) -> Listener:
-        host, port = _parts(address)
+        host, port = split_address(address)
         return await asyncio.get_running_loop().create_server(accept, host, port)
 
     async def dial(
         self, node_id: str, address: str, protocol: Callable[[], asyncio.Protocol]
     ) -> None:
-        host, port = _parts(address)
+        host, port = split_address(address)
         await asyncio.get_running_loop().create_connection(protocol, host, port)
 
     def proves(self, transport: asyncio.BaseTransport, node_id: str) -> bool:
         return node_id not in self.impostors
-
-
-def _parts(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)

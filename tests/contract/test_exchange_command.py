@@ -80,8 +80,8 @@ async def test_a_second_signal_does_not_wait_for_what_is_in_flight() -> None:
                         await _get(late, "/__control/requests", {})
             process.send_signal(signal.SIGTERM)
             with pytest.raises(aiohttp.ClientError):
-                await asyncio.wait_for(asking, 5)
-        assert await asyncio.wait_for(process.wait(), 5) == 130
+                await asyncio.wait_for(asking, WAIT_S)
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 130
 
 
 def invoke(*arguments: str) -> Result:

@@ -177,7 +177,7 @@ async def test_every_node_shows_the_whole_cluster(cluster: Cluster) -> None:
         seen = (await rig.get("/v1/cluster")).body
         return [peer["healthy"] for peer in seen["peers"]] == [True, True]
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for rig in cluster.running.values():
             while not await all_healthy(rig):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -190,7 +190,7 @@ async def test_acquire_waits_at_a_follower_too(cluster: Cluster) -> None:
     waiting = asyncio.create_task(first.acquire(wait_ms=20_000))
     await first.somebody_is_parked()
     await second.submit()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(10):
         (lease,) = (await waiting).body["leases"]
     done = await second.post("/v1/leases/complete", {"worker": WORKER, "leases": [covered(lease)]})
     assert done.body["results"][0]["status"] == "completed"
@@ -213,7 +213,7 @@ async def test_an_election_is_ridden_out_inside_the_request(cluster: Cluster) ->
         granted += got.status == 200
     began_ms = clock.monotonic_ms()
     while (await survivors[0].field_call("/v1/leases/claim", {"key": "after"})).status != 200:
-        assert clock.monotonic_ms() - began_ms < 10_000
+        assert clock.monotonic_ms() - began_ms < 30_000
     await _settled(survivors)
     assert (await survivors[1].get("/v1/leases")).body["total"] == granted + 1
 

@@ -73,8 +73,8 @@ async def test_a_held_key_is_refused_with_holder_and_eta(rig: HttpRig) -> None:
     got = await rig.field_call("/v1/leases/claim", {"key": KEY, "lease_ms": 120_000})
     assert (got.status, got.body["code"]) == (409, "held")
     assert got.body["holder"] == "127.0.0.1"
-    assert 110_000 < got.body["eta_ms"] <= 120_000
-    assert 110 < int(got.headers["Retry-After"]) <= 120
+    assert 90_000 < got.body["eta_ms"] <= 120_000
+    assert 90 < int(got.headers["Retry-After"]) <= 120
     assert '"completion_ratio":null' in got.raw.decode()
 
 
@@ -112,6 +112,7 @@ async def test_a_refusal_is_held_until_a_lease_that_is_about_to_end_has_ended(
 
 
 async def test_a_held_refusal_ends_when_the_other_lease_is_given_back(rig: HttpRig) -> None:
+    rig.clock.freeze()
     token = await claimed(rig, lease_ms=1_000)
     await rig.advance(100)
     waiting = asyncio.create_task(rig.field_call("/v1/leases/claim", {"key": KEY}))
@@ -179,6 +180,7 @@ async def test_the_health_probes_of_that_client(rig: HttpRig) -> None:
 
 async def test_who_hung_up_while_being_held_is_granted_nothing(rig: HttpRig) -> None:
     """It asks, is held, and hangs up before the lease it waits for ends."""
+    rig.clock.freeze()
     token = await claimed(rig, lease_ms=1_000)
     await rig.advance(200)
     hang_up = await _ask_and_wait(rig, KEY)
@@ -194,11 +196,14 @@ async def test_a_grant_that_could_not_be_delivered_is_given_back(rig: HttpRig) -
     """The connection ends while the claim is being committed: only then is there a grant."""
     for number in range(20):
         (await _ask_and_wait(rig, f"gone-{number}")).close()
-    async with asyncio.timeout(5):
-        while not 0 < rig.service.abandoned_total == rig.service.given_back_total:  # noqa: ASYNC110
+
+    async def all_are_accounted_for() -> bool:
+        held = (await rig.get("/v1/leases")).body["total"]
+        return 0 < rig.service.abandoned_total == rig.service.given_back_total == 20 - int(held)
+
+    async with asyncio.timeout(30):
+        while not await all_are_accounted_for():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-    listed = (await rig.get("/v1/leases")).body
-    assert listed["total"] == 20 - rig.service.given_back_total
 
 
 async def _ask_and_wait(rig: HttpRig, name: str) -> socket.socket:
@@ -215,6 +220,6 @@ async def _ask_and_wait(rig: HttpRig, name: str) -> socket.socket:
 
 
 async def _until_unparked(rig: HttpRig) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while rig.service.waiting_room:  # noqa: ASYNC110  # the room has no event for it
             await asyncio.sleep(0.005)

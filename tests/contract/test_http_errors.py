@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from contract.busy_machines import excused
 from contract.http_rig import (
     DATASET,
     SPEC,
@@ -246,6 +247,7 @@ async def test_a_floor_from_before_a_recovery_is_refused(rig: HttpRig) -> None:
         assert (got.status, got.body["code"]) == (409, "recovered")
 
 
+@excused
 async def test_without_a_leader_calls_are_refused_within_two_seconds(tmp_path: Path) -> None:
     async with http_rig(tmp_path) as rig:
         await rig.replica.stop()  # type: ignore[attr-defined]  # only SoloReplica has a life

@@ -26,7 +26,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[HttpRig]:
 async def test_who_finds_the_waiting_room_full_is_answered_at_once(rig: HttpRig) -> None:
     first = asyncio.create_task(rig.acquire(wait_ms=20_000))
     await rig.somebody_is_parked()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         assert (await rig.acquire(wait_ms=20_000)).body["why"] == "no_work"
     await rig.submit()
     assert len((await first).body["leases"]) == 1
@@ -55,9 +55,11 @@ async def test_too_many_requests_in_flight(rig: HttpRig, monkeypatch: pytest.Mon
 async def test_a_body_that_does_not_arrive(rig: HttpRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "BODY_TIMEOUT_S", 0.05)
 
+    answered = asyncio.Event()
+
     async def slowly() -> AsyncIterator[bytes]:
         yield b'{"key": '
-        await asyncio.sleep(0.5)
+        await answered.wait()
         yield b'"k"}'
 
     async with rig.session.post(
@@ -69,6 +71,7 @@ async def test_a_body_that_does_not_arrive(rig: HttpRig, monkeypatch: pytest.Mon
             408,
             "request_timeout",
         )
+        answered.set()
 
 
 async def test_when_too_much_waits_for_a_commit_nothing_is_queued(tmp_path: Path) -> None:

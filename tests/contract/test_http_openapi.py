@@ -63,7 +63,7 @@ class Fuzz:
     def call(self, method: str, target: str, body: object, headers: Mapping[str, str]) -> int:
         data = None if method == "GET" else json.dumps(body).encode()
         call = self.rig.call(method, target, raw=data, headers=headers)
-        return self.loop.run_until_complete(asyncio.wait_for(call, 10)).status
+        return self.loop.run_until_complete(asyncio.wait_for(call, 60)).status
 
     def close(self) -> None:
         self.loop.run_until_complete(self._running.__aexit__(None, None, None))

@@ -26,6 +26,9 @@ from seamfill_coordinator.calls import Incoming
 from seamfill_coordinator.http import native_leases
 from seamfill_coordinator.machine.commands import Renew
 
+WAIT_S = 30
+"""How long requests ask to be held. Whatever ends one sooner is not the time."""
+
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[HttpRig]:
@@ -134,10 +137,10 @@ async def test_leases_are_listed_inspected_and_explained(rig: HttpRig) -> None:
 
 
 async def test_acquire_waits_until_there_is_work(rig: HttpRig) -> None:
-    waiting = asyncio.create_task(rig.acquire(wait_ms=20_000))
+    waiting = asyncio.create_task(rig.acquire(wait_ms=WAIT_S * 1_000))
     await rig.somebody_is_parked()
     await rig.submit()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(WAIT_S / 2):
         assert len((await waiting).body["leases"]) == 1
 
 
@@ -146,11 +149,11 @@ async def test_acquire_under_a_clients_own_identity_waits_too(rig: HttpRig) -> N
     client = (await rig.post("/v1/sessions")).body["client"]
     headers = {"Idempotency-Key": f"{client}:1:1"}
     waiting = asyncio.create_task(
-        rig.call("POST", "/v1/leases/acquire", acquire(wait_ms=20_000), headers=headers)
+        rig.call("POST", "/v1/leases/acquire", acquire(wait_ms=WAIT_S * 1_000), headers=headers)
     )
     await rig.somebody_is_parked()
     await rig.submit()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(WAIT_S / 2):
         first = (await waiting).body
     assert len(first["leases"]) == 1
     again = await rig.call("POST", "/v1/leases/acquire", acquire(), headers=headers)
@@ -165,9 +168,9 @@ async def test_acquire_says_why_there_is_nothing(rig: HttpRig) -> None:
 
 async def test_when_the_node_stops_a_parked_request_is_answered(tmp_path: Path) -> None:
     async with http_rig(tmp_path) as rig:
-        waiting = asyncio.create_task(rig.acquire(wait_ms=30_000))
+        waiting = asyncio.create_task(rig.acquire(wait_ms=WAIT_S * 1_000))
         await rig.somebody_is_parked()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(WAIT_S / 2):
             await rig.app.shutdown()
             assert (await waiting).body["leases"] == []
 
@@ -226,7 +229,7 @@ async def test_a_watcher_sees_progress_and_the_end(rig: HttpRig) -> None:
     async with rig.session.get(rig.url + "/v1/backfills/bf-w/watch") as stream:
         assert stream.content_type == "text/event-stream"
         finishing: asyncio.Task[object] | None = None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             async for block in _blocks(stream.content):
                 events.append(block)
                 finishing = finishing or asyncio.create_task(_finish(rig))
@@ -259,7 +262,7 @@ async def test_a_finished_backfill_is_watched_to_its_end_at_once(rig: HttpRig) -
     await rig.submit(id="bf-c")
     await rig.post("/v1/backfills/bf-c/cancel")
     async with (
-        asyncio.timeout(2),
+        asyncio.timeout(WAIT_S),
         rig.session.get(rig.url + "/v1/backfills/bf-c/watch") as stream,
     ):
         text = (await stream.read()).decode()

@@ -27,6 +27,7 @@ from seamfill_coordinator.raft.messages import (
     Vote,
     encode_message,
 )
+from seamfill_coordinator.raft.network import split_address
 from seamfill_coordinator.raft.refusals import REFUSALS_PER_WINDOW
 
 GIBIBYTE = 1 << 30
@@ -457,7 +458,8 @@ async def test_silent_strangers_are_bounded_and_a_member_still_gets_in(
     n1, n2 = pair()
     async with running(n1):
         connections = [
-            await asyncio.open_connection(*_parts(n1.address)) for _ in range(STRANGERS_MAX + 8)
+            await asyncio.open_connection(*split_address(n1.address))
+            for _ in range(STRANGERS_MAX + 8)
         ]
         await until(lambda: len(refusals(caplog)) == 8)
         assert refusals(caplog) == ["too_many"] * 8
@@ -486,17 +488,12 @@ async def test_refusals_are_logged_with_reason_and_address(
 def _junk(address: str, enough: threading.Event) -> None:
     """Send random bytes until ``enough``; a new connection for each that is closed."""
     while not enough.is_set():
-        with socket.create_connection(_parts(address)) as junk:
+        with socket.create_connection(split_address(address)) as junk:
             try:
                 while not enough.is_set():
                     junk.sendall(os.urandom(65_536))
             except ConnectionError:
                 pass
-
-
-def _parts(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 def _address_space_bytes() -> int:

@@ -95,9 +95,9 @@ async def test_fail_fast_raises_on_an_unfilled_bar_and_submits_nothing(rig: SdkR
 async def test_the_budget_is_enforced_while_waiting_and_the_backfill_goes_on(rig: SdkRig) -> None:
     begun = asyncio.get_running_loop().time()
     with pytest.raises(SeamlessSLAExceeded) as caught:
-        await rig.provider.fetch(SERIES, T0, END, deadline=300)
+        await rig.provider.fetch(SERIES, T0, END, deadline=1_500)
     took = asyncio.get_running_loop().time() - begun
-    assert 0.25 <= took < 1.5
+    assert 1.4 <= took < 15
     error = caught.value
     assert error.phase == "backfill_wait"
     assert error.node_id == "ohlcv:binance:BTC/USDT:1m"

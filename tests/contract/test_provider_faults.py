@@ -115,9 +115,9 @@ async def test_a_store_that_hangs_is_given_up_at_its_budget(rig: SdkRig) -> None
 
     async with provider_over(rig, ReaderBetween(rig.store, before)) as provider:
         with pytest.raises(SeamlessSLAExceeded) as caught:
-            await provider.fetch(SERIES, T0, END, deadline=200)
+            await provider.fetch(SERIES, T0, END, deadline=1_000)
     assert caught.value.phase == "total"
-    assert 150 <= caught.value.elapsed_ms < 1_500
+    assert 900 <= caught.value.elapsed_ms < 15_000
 
 
 async def test_a_store_that_comes_back_is_read_again(rig: SdkRig) -> None:

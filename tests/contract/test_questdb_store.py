@@ -321,6 +321,10 @@ async def test_acknowledged_rows_survive_sigkill(
     await store.aclose()
 
 
+BOUND_S = 9.0
+"""Three seconds for a flush and some for a busy machine; the client's own limits are ten each."""
+
+
 async def test_a_server_that_is_down_or_silent_is_reported_within_bounds(
     mortal_questdb: QuestDBServer, table_name: str
 ) -> None:
@@ -331,13 +335,13 @@ async def test_a_server_that_is_down_or_silent_is_reported_within_bounds(
     await store.write([window])
 
     mortal_questdb.pause()
-    assert await seconds_until_unavailable(store) < 4.5
+    assert await seconds_until_unavailable(store) < BOUND_S
     mortal_questdb.resume()
     await store.write([window])
     await assert_holds(store, window)
 
     mortal_questdb.kill()
-    assert await seconds_until_unavailable(store) < 4.5
+    assert await seconds_until_unavailable(store) < BOUND_S
     with pytest.raises(StoreUnavailable):
         await store.read(window.series, whole(window))
     await mortal_questdb.start()
@@ -357,8 +361,10 @@ async def seconds_until_unavailable(store: QuestDBStore) -> float:
         slowest = max(slowest, time.monotonic() - turn)
     with pytest.raises(StoreUnavailable):
         await writing
-    assert slowest < 1.0, "the event loop was blocked"
-    return time.monotonic() - began
+    took = time.monotonic() - began
+    # A blocked loop stands still for the whole attempt; a busy machine never for most of it.
+    assert slowest < max(1.0, took / 2), "the event loop was blocked"
+    return took
 
 
 async def test_a_cancelled_query_on_a_silent_server_returns_at_once(

@@ -134,7 +134,7 @@ async def test_a_restated_range_changes_at_once_and_the_old_values_stay_readable
 async def test_an_open_bar_is_stored_only_after_it_closed_and_settled(
     store: StoreUnderTest, tmp_path: Path
 ) -> None:
-    """The exchange's clock stands 30 s into the last recorded bar."""
+    """The last recorded bar has a minute to go when the backfill is asked for."""
     recording = recorded.load("BTC/USDT")
     start_ms = recording.last_ms - 50 * MINUTE_MS
     async with a_world(tmp_path, store) as world:
@@ -142,8 +142,10 @@ async def test_an_open_bar_is_stored_only_after_it_closed_and_settled(
             world,
             tmp_path,
             store,
-            exchange_options=["--now", str(recording.last_ms + 30_000)],
+            exchange_options=["--now", str(recording.last_ms - 10 * MINUTE_MS)],
         )
+        # Only now: starting everything takes its time, and the exchange's clock runs.
+        await exchange.control("now", {"now": recording.last_ms})
         created = await create_backfill(
             world, [recording.symbol], start_ms, recording.end_ms, store=store
         )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ import aiohttp
 
 from seamfill_chaos.live.processes import ManagedProcess, Processes, program
 from seamfill_coordinator.ports import free_ports
+from seamfill_coordinator.raft.certs import init_certificates
 
 __all__ = ["Exchange", "Home", "World", "cluster_view"]
 
@@ -113,6 +115,8 @@ class World:
             }
             for chosen in (ports[:nodes], ports[nodes:])
         )
+        certs = directory / "certs"
+        init_certificates(certs, names, now=datetime.now(UTC))
         lines: dict[str, list[str | Path]] = {}
         for name in names:
             self.urls[name] = f"http://{listen[name]}"
@@ -124,7 +128,7 @@ class World:
                 *("serve", "--node-id", name, "--cluster-id", "live"),
                 *("--listen", listen[name], "--peer-listen", peer_listen[name]),
                 *(word for other in others for word in ("--peer", other)),
-                *("--data-dir", directory / name),
+                *("--data-dir", directory / name, "--certs", certs),
                 *options,
             ]
         started = await asyncio.gather(

@@ -28,6 +28,7 @@ from seamfill_coordinator.machine.model import (
     State,
     Waiting,
 )
+from seamfill_coordinator.machine.rows import encode_row
 from seamfill_coordinator.machine.schedule import probe
 
 __all__ = ["InvariantBroken", "Watch", "check", "verify_copies"]
@@ -322,6 +323,7 @@ def _check_digest(state: State) -> None:
     ]
     for row in rows:
         _require(row.row_digest == hash_row(row), f"S12: a {type(row).__name__} changed unnoticed")
+        _require(row.encoded == encode_row(row), f"S12: a {type(row).__name__} kept old bytes")
     total = sum(row.row_digest for row in rows) % DIGEST_MODULUS
     _require(total == state.digest_sum, "S12: the digest's sum")
 

@@ -20,6 +20,7 @@ from seamfill_coordinator.machine import (
     ending,
     finishing,
     granting,
+    restoring,
     sessions,
     snapshot,
     steering,
@@ -100,15 +101,36 @@ class LeaseMachine:
         """Return the digest of the whole state; only rows changed since the last one are hashed."""
         return digest.state_digest(self.state)
 
+    @property
+    def changed_rows(self) -> int:
+        """How many rows the next digest has to hash, at most."""
+        return len(self.state.dirty)
+
+    def hash_changed_rows(self) -> None:
+        """Do a part of the next digest's work now; it changes no digest."""
+        digest.hash_dirty_rows(self.state)
+
+    def capture(self) -> snapshot.Capture:
+        """Return the state as it is now, to be written while commands go on being applied."""
+        return snapshot.capture(self.state)
+
     def snapshot(self) -> bytes:
         """Return the whole state, versioned and checksummed."""
         return snapshot.save(self.state)
 
     @classmethod
     def restore(cls, data: bytes) -> LeaseMachine:
-        """Return the machine of a snapshot. Raises ``SnapshotInvalid`` when it is damaged."""
+        """Return the machine of a snapshot.
+
+        Raises ``SnapshotInvalid`` when it is damaged, ``SnapshotVersionUnknown``.
+        """
+        return cls.of(restoring.restore(data))
+
+    @classmethod
+    def of(cls, state: State) -> LeaseMachine:
+        """Return the machine that has this state."""
         machine = cls()
-        machine.state = snapshot.load(data)
+        machine.state = state
         return machine
 
 

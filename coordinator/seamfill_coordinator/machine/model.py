@@ -108,9 +108,11 @@ class Waiting(Struct, frozen=True):
 
 
 class Row(Struct, eq=False):
-    """Base of mutable rows. *Caches*: the digest as last added up, and whether it is stale."""
+    """Base of mutable rows. *Caches*: digest and bytes as last hashed, whether they are stale, and
+    whether the row has left its table."""
 
     row_digest: int = 0
+    encoded: bytes = b""
     is_dirty: bool = False
     is_gone: bool = False
 

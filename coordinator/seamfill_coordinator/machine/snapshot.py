@@ -1,91 +1,158 @@
-"""The whole state as bytes, and back.
+"""The whole state as bytes: what a snapshot contains, and in which frames.
 
-Owns the snapshot format: a magic with the format's version, then frames (length, CRC-32, msgpack),
-each holding some rows of one table, then an end frame with the number of rows and the state digest.
-Frames are bounded, so that a later shell can write, ship and check a snapshot piece by piece. Must
-not know files. Invariant: ``load(save(s))`` has the same tables in the same order, and the same
-digest; caches are rebuilt from the tables.
+Owns the snapshot format: a magic with the format's version, then frames, each holding some rows of
+the tables, or of one of the rings, then an end frame with the number of rows and the state digest.
+``restoring.py`` reads it. Must not know files.
+
+A *capture* is the state at one moment without a copy of it: when the digest hashes a row it leaves
+the row's bytes on it (``row.encoded``), so that a capture only collects references to bytes that
+nobody ever changes. Commands go on being applied while ``frames`` turns them into pieces.
+
+Invariants: the frames of a capture are the state at its moment, whatever was applied since;
+a frame's CRC covers its length and starts from the CRC before it, so that a frame is valid in one
+place of one snapshot only; ``restore(save(s))`` has the same tables in the same order, and the same
+digest.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
-from collections import deque
-from collections.abc import Iterator
-from heapq import heapify
-from itertools import islice
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+from zlib import crc32
 
 import msgspec
 
 from seamfill.errors import SeamfillError
-from seamfill.protocol.values import Redo
-from seamfill_coordinator.machine import model
-from seamfill_coordinator.machine.claims import locate
-from seamfill_coordinator.machine.commands import Limits
 from seamfill_coordinator.machine.digest import state_digest
-from seamfill_coordinator.machine.model import Gap, State, Violation, Waiting, Want
-from seamfill_coordinator.machine.outcomes import Accepted, Event
-from seamfill_coordinator.machine.rows import (
-    decode_row,
-    encode_row,
-    load_digest,
-    load_fact,
-    load_listing,
-    load_spec,
-    plain_state,
-)
-from seamfill_coordinator.machine.schedule import activate
-from seamfill_coordinator.machine.tables import touch
+from seamfill_coordinator.machine.model import Backfill, Namespace, Row, State
+from seamfill_coordinator.machine.outcomes import Event
+from seamfill_coordinator.machine.rows import plain_state
 
-__all__ = ["SnapshotInvalid", "frames", "load", "save"]
+__all__ = [
+    "FORMAT_VERSION",
+    "FRAME_BYTES",
+    "Capture",
+    "FrameReader",
+    "SnapshotInvalid",
+    "SnapshotUnusable",
+    "SnapshotVersionUnknown",
+    "capture",
+    "frames",
+    "save",
+]
 
-MAGIC: Final = b"SFMACH\x00\x01"
-ROWS_PER_FRAME: Final = 256
+FORMAT_VERSION: Final = 2
+FRAME_BYTES: Final = 64 << 10
+"""A frame ends with the row (or item of a ring) that reaches it. None is ever cut: a huge series is
+one frame."""
+_MAGIC: Final = b"SFMACH\x00"
+_VERSION: Final = struct.Struct("<B")
 _HEAD: Final = struct.Struct("<II")
+_LENGTH: Final = struct.Struct("<I")
+_PREAMBLE_BYTES: Final = len(_MAGIC) + _VERSION.size
 _ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(tuple[str, Any])
 
 
-class SnapshotInvalid(SeamfillError):
-    """A snapshot is damaged or of another format; fetch it again, or restore an older one."""
+class SnapshotUnusable(SeamfillError):
+    """A snapshot can not be loaded here; see the file named."""
 
-    code = "snapshot_invalid"
+    code: ClassVar[str] = "snapshot_unusable"
+
+
+class SnapshotInvalid(SnapshotUnusable):
+    """A snapshot is damaged: move the data directory away, let the node fetch all from its peers.
+
+    ``file`` and ``offset`` say where. Do not do that on a second node before the first has caught
+    up: what a majority has lost is lost.
+    """
+
+    code: ClassVar[str] = "snapshot_invalid"
+
+    def __init__(self, reason: str, *, offset: int = 0, file: str = "snapshot") -> None:
+        super().__init__(f"{file}, offset {offset}: {reason}")
+        self.reason = reason
+        self.offset = offset
+        self.file = file
+
+
+class SnapshotVersionUnknown(SnapshotUnusable):
+    """A newer version wrote this snapshot; start that version, or a newer one."""
+
+    code: ClassVar[str] = "snapshot_version_unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capture:
+    """The state at one moment, as references to what never changes."""
+
+    scalars: Sequence[Any]
+    rows: list[bytes]
+    finished: list[Backfill]
+    """Of these only the id is read, which never changes."""
+    claims_done: list[tuple[Namespace, int, int, int]]
+    """Of a namespace only the name is read, which never changes."""
+    events: list[Event]
+    digest: str
+
+    @property
+    def row_bytes(self) -> int:
+        """About the size of the snapshot, without the rings."""
+        return sum(map(len, self.rows))
+
+
+def capture(state: State) -> Capture:
+    """Return the state as it is now; rows changed since they were last hashed are hashed first."""
+    digest = state_digest(state)
+    return Capture(
+        scalars=plain_state(state),
+        rows=[row.encoded for table in _tables(state) for row in table],
+        finished=list(state.finished),
+        claims_done=list(state.claims_done),
+        events=list(state.events),
+        digest=digest,
+    )
 
 
 def save(state: State) -> bytes:
-    """Return the whole state."""
-    return b"".join(frames(state))
+    """Return the whole state in one piece."""
+    return b"".join(frames(capture(state)))
 
 
-def frames(state: State) -> Iterator[bytes]:
-    """Yield the snapshot in pieces; the state must not change in between."""
-    yield MAGIC
-    yield _frame(("state", plain_state(state)))
-    count = 0
-    for rows in _tables(state):
-        source = iter(rows)
-        while part := [encode_row(row) for row in islice(source, ROWS_PER_FRAME)]:
-            count += len(part)
-            yield _frame(("rows", part))
-    yield _frame(("finished", [row.id for row in state.finished]))
-    yield _frame(("claims_done", [(n.name, s, e, at) for n, s, e, at in state.claims_done]))
-    yield _frame(("events", list(state.events)))
-    yield _frame(("end", (count, state_digest(state))))
+def frames(captured: Capture, *, seed: int = 0, frame_bytes: int = FRAME_BYTES) -> Iterator[bytes]:
+    """Yield the snapshot in pieces of about ``frame_bytes``.
+
+    ``seed``: CRC of what the snapshot stands behind, so that it is valid behind that alone.
+    """
+    preamble = _MAGIC + _VERSION.pack(FORMAT_VERSION)
+    yield preamble
+    crc = crc32(preamble, seed)
+    for content in _contents(captured, frame_bytes):
+        body = _ENCODER.encode(content)
+        crc = _chained_crc(body, crc)
+        yield _HEAD.pack(len(body), crc) + body
 
 
-def load(data: bytes) -> State:
-    """Return the state of a snapshot. Raises ``SnapshotInvalid`` for anything but a whole one."""
-    try:
-        return _load(data)
-    except SnapshotInvalid:
-        raise
-    except (msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError) as exc:
-        raise SnapshotInvalid(f"the snapshot does not fit together: {exc}") from exc
+def _contents(captured: Capture, frame_bytes: int) -> Iterator[tuple[str, Any]]:
+    yield "state", captured.scalars
+    for rows in _by_size(captured.rows, frame_bytes):
+        yield "rows", rows
+    rings: tuple[tuple[str, Iterable[Any]], ...] = (
+        ("finished", (row.id for row in captured.finished)),
+        ("claims_done", ((row.name, s, e, at) for row, s, e, at in captured.claims_done)),
+        ("events", captured.events),
+    )
+    for kind, ring in rings:
+        for part in _by_size(map(_ENCODER.encode, ring), frame_bytes):
+            yield kind, [msgspec.Raw(item) for item in part]
+    yield "end", (len(captured.rows), captured.digest)
 
 
-def _tables(state: State) -> tuple[Any, ...]:
-    """Return the tables in an order in which rows refer only to earlier ones."""
+def _tables(state: State) -> tuple[Iterable[Row], ...]:
+    """Return the tables in an order in which rows refer only to earlier ones, but for a series'
+    tasks, which name leases by fence."""
     return (
         state.datasets.values(),
         state.series.values(),
@@ -102,298 +169,90 @@ def _tables(state: State) -> tuple[Any, ...]:
     )
 
 
-def _frame(content: Any) -> bytes:
-    body = _ENCODER.encode(content)
-    return _HEAD.pack(len(body), zlib.crc32(body)) + body
+def _by_size(rows: Iterable[bytes], frame_bytes: int) -> Iterator[list[bytes]]:
+    part: list[bytes] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += len(row)
+        if size >= frame_bytes:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
-def _read_frames(data: bytes) -> Iterator[Any]:
-    if data[: len(MAGIC)] != MAGIC:
-        raise SnapshotInvalid("this is no snapshot of a format that this version reads")
-    at = len(MAGIC)
-    while at < len(data):
-        if at + _HEAD.size > len(data):
-            raise SnapshotInvalid(f"the snapshot ends inside a frame at offset {at}")
-        length, crc = _HEAD.unpack_from(data, at)
-        body = data[at + _HEAD.size : at + _HEAD.size + length]
-        if len(body) != length or zlib.crc32(body) != crc:
-            raise SnapshotInvalid(f"the frame at offset {at} is damaged")
-        yield msgspec.msgpack.decode(body)
-        at += _HEAD.size + length
+def _chained_crc(body: bytes | memoryview, previous: int) -> int:
+    return crc32(body, crc32(_LENGTH.pack(len(body)), previous))
 
 
-def _load(data: bytes) -> State:
-    state = State()
-    loader = _Loader(state)
-    count, end = 0, None
-    for kind, content in _read_frames(data):
-        if end is not None:
-            raise SnapshotInvalid("something follows the end frame")
-        if kind == "state":
-            _load_scalars(state, content)
-        elif kind == "rows":
-            for encoded in content:
-                table, plain = decode_row(encoded)
-                loader.add(table, plain)
-                count += 1
-        elif kind == "finished":
-            state.finished = deque(state.backfills[name] for name in content)
-        elif kind == "claims_done":
-            state.claims_done = deque(
-                (state.namespaces[tuple(name)], s, e, at) for name, s, e, at in content
+class FrameReader:
+    """Takes a snapshot's bytes in any pieces and gives back the frames that are whole by then.
+
+    Checks magic, version, CRCs and that nothing follows the end frame; offsets in its refusals
+    count from the snapshot's first byte.
+    """
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._crc = seed
+        self._rest = b""
+        self._offset = 0
+        self._has_begun = False
+        self._has_ended = False
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, str, Any]]:
+        """Yield (offset, kind, content). Raises ``SnapshotInvalid``, ``SnapshotVersionUnknown``."""
+        data = self._rest + data if self._rest else data
+        at = 0
+        if not self._has_begun and len(data) >= _PREAMBLE_BYTES:
+            self._begin(data[:_PREAMBLE_BYTES])
+            at = _PREAMBLE_BYTES
+        while self._has_begun and len(data) - at >= _HEAD.size:
+            length, crc = _HEAD.unpack_from(data, at)
+            end = at + _HEAD.size + length
+            if self._has_ended:
+                raise self._invalid(at, "something follows the end frame")
+            if end > len(data):
+                break
+            body = memoryview(data)[at + _HEAD.size : end]
+            if _chained_crc(body, self._crc) != crc:
+                raise self._invalid(at, "a frame does not match its CRC")
+            kind, content = self._decode(at, body)
+            self._crc = crc
+            self._has_ended = kind == "end"
+            yield self._offset + at, kind, content
+            at = end
+        self._rest = data[at:]
+        self._offset += at
+
+    def finish(self) -> None:
+        """Check that all frames were there. Raises ``SnapshotInvalid``."""
+        if self._rest:
+            what = (
+                "something follows the end frame" if self._has_ended else "it ends inside a frame"
             )
-        elif kind == "events":
-            state.events = deque(msgspec.convert(content, list[Event]))
-        elif kind == "end":
-            end = content
-        else:
-            raise SnapshotInvalid(f"unknown frame {kind!r}")
-    if end is None:
-        raise SnapshotInvalid("the snapshot has no end frame")
-    loader.rebuild()
-    if end[0] != count or end[1] != state_digest(state):
-        raise SnapshotInvalid("the restored state has another digest than the saved one")
-    return state
+            raise self._invalid(0, what)
+        if not self._has_ended:
+            raise self._invalid(0, "it has no end frame")
 
-
-def _load_scalars(state: State, plain: Any) -> None:
-    (
-        state.rev,
-        state.clock_ms,
-        state.fence,
-        state.term,
-        state.reign_ms,
-        state.wall_ms,
-        state.version,
-        state.cluster_id,
-        limits,
-        state.backfills_issued,
-        state.clients_issued,
-        state.restatements_issued,
-        state.ledger_floor_rev,
-        counters,
-    ) = plain
-    state.limits = msgspec.convert(limits, Limits)
-    state.counters = model.Counters(*counters)
-
-
-class _Loader:
-    """Puts rows back, one table after the other, then what can be derived from them."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._tasks: list[tuple[model.Series, Any]] = []
-
-    def add(self, table: str, plain: Any) -> None:
-        """Put one row into its table."""
-        row: model.Row = getattr(self, f"_add_{table}")(*plain)
-        touch(self._state, row)
-
-    def rebuild(self) -> None:
-        """Derive every cache."""
-        state = self._state
-        for series, tasks in self._tasks:
-            series.tasks.load(
-                [
-                    (s, e, state.leases[task] if isinstance(task, int) else Waiting(*task))
-                    for s, e, task in tasks
-                ]
+    def _begin(self, preamble: bytes) -> None:
+        if not preamble.startswith(_MAGIC):
+            raise self._invalid(0, "this is no snapshot of a lease machine")
+        (version,) = _VERSION.unpack_from(preamble, len(_MAGIC))
+        if version > FORMAT_VERSION:
+            raise SnapshotVersionUnknown(
+                f"the snapshot has format version {version}; this program knows {FORMAT_VERSION}"
             )
-            for start, _, task in series.tasks:
-                if type(task) is Waiting:
-                    state.waiting_count += 1
-                    if task.not_before_ms > state.clock_ms:
-                        state.due.append((task.not_before_ms, series.number, start))
-            for start, _, until_ms in series.quiet:
-                state.due.append((until_ms, series.number, start))
-            state.gap_count += sum(1 for fact in series.facts.values if type(fact) is Gap)
-        heapify(state.due)
-        state.deadlines = [(lease.deadline_ms, lease.fence) for lease in state.leases.values()]
-        heapify(state.deadlines)
-        state.claim_deadlines = [(row.deadline_ms, row.fence) for row in state.claims.values()]
-        heapify(state.claim_deadlines)
-        for backfill in state.backfills.values():
-            if not backfill.state.is_open:
-                continue
-            for symbol, spans in backfill.wanted:
-                series = state.series[(backfill.dataset.name, symbol)]
-                want = Want(backfill, series, spans)
-                backfill.wants.append(want)
-                series.wants[backfill.sequence] = want
-            if backfill.state is model.BackfillState.ACTIVE:
-                activate(state, backfill)
+        if version < FORMAT_VERSION:
+            raise self._invalid(0, f"format version {version} was never written to a file")
+        self._crc = crc32(preamble, self._crc)
+        self._has_begun = True
 
-    def _add_dataset(self, name: str, spec: Any) -> model.Row:
-        loaded = load_spec(spec)
-        row = model.Dataset(name=name, spec=loaded, group=(loaded.source, loaded.store))
-        self._state.datasets[name] = row
-        return row
+    def _decode(self, at: int, body: memoryview) -> tuple[str, Any]:
+        try:
+            return _DECODER.decode(body)
+        except (msgspec.MsgspecError, RecursionError) as exc:
+            raise self._invalid(at, f"a frame can not be read: {exc}") from exc
 
-    def _add_series(
-        self, dataset: str, symbol: str, number: int, high_gen: int, coverage_rev: int, *rest: Any
-    ) -> model.Row:
-        listed, delisted, facts, tasks, redo, marks, quiet = rest
-        owner = self._state.datasets[dataset]
-        row = model.Series(
-            dataset=owner,
-            symbol=symbol,
-            number=number,
-            high_gen=high_gen,
-            coverage_rev=coverage_rev,
-            listed_from=load_listing(listed),
-            delisted_at=load_listing(delisted),
-            interval_ms=owner.spec.interval_ms,
-        )
-        row.facts.load([(s, e, load_fact(fact)) for s, e, fact in facts])
-        row.redo.load([(s, e, gen) for s, e, gen in redo])
-        row.quiet.load([(s, e, until) for s, e, until in quiet])
-        loaded = [(s, e, load_fact(mark)) for s, e, mark in marks]
-        row.redo_failed.load([(s, e, m) for s, e, m in loaded if type(m) is Violation])
-        self._state.series[(dataset, symbol)] = row
-        self._state.by_number.append(row)
-        self._tasks.append((row, tasks))
-        return row
-
-    def _add_worker(
-        self,
-        name: str,
-        boot: str,
-        dead_boots: list[str],
-        is_draining: bool,
-        seen_ms: int,
-        *totals: int,
-    ) -> model.Row:
-        row = model.Worker(
-            id=name,
-            boot=boot,
-            dead_boots=dead_boots,
-            is_draining=is_draining,
-            seen_ms=seen_ms,
-            completed_total=totals[0],
-            failed_total=totals[1],
-        )
-        self._state.workers[name] = row
-        return row
-
-    def _add_source(self, *plain: Any) -> model.Row:
-        row = model.SourceRow(**dict(zip(_SOURCE, plain, strict=True)))
-        self._state.sources[row.name] = row
-        return row
-
-    def _add_lease(self, fence: int, number: int, *rest: Any) -> model.Row:
-        start, end, gen, worker, deadline, cursor, attempts, expiries, left, progress = rest
-        row = model.Lease(
-            fence=fence,
-            series=self._state.by_number[number],
-            start_ms=start,
-            end_ms=end,
-            gen=gen,
-            worker=self._state.workers[worker],
-            deadline_ms=deadline,
-            cursor_ms=cursor,
-            attempts=attempts,
-            expiries=expiries,
-            left_ms=left,
-            has_progress=progress,
-        )
-        self._state.leases[fence] = row
-        row.worker.leases[fence] = row
-        return row
-
-    def _add_backfill(self, name: str, sequence: int, dataset: str, *rest: Any) -> model.Row:
-        state, window_bars, priority, deadline, redo, requested, plan, wanted, *counts = rest
-        owner = self._state.datasets[dataset]
-        row = model.Backfill(
-            id=name,
-            sequence=sequence,
-            dataset=owner,
-            state=model.BackfillState(state),
-            window_bars=window_bars,
-            priority=priority,
-            deadline_ms=deadline,
-            redo=None if redo is None else Redo(redo),
-            requested=requested,
-            plan=msgspec.convert(plan, Accepted),
-            wanted=[(symbol, [(a, b) for a, b in spans]) for symbol, spans in wanted],
-            bars=counts[0],
-            open_bars=counts[1],
-            fact_bars=counts[2],
-            windows_violated=counts[3],
-            order=(-priority, model.FOREVER_MS if deadline is None else deadline, sequence),
-            cell_ms=window_bars * owner.spec.interval_ms,
-        )
-        self._state.backfills[name] = row
-        return row
-
-    def _add_session(self, client: int, low: int, used_ms: int, replies: Any) -> model.Row:
-        row = model.Session(client=client, low=low, used_ms=used_ms, replies=dict(replies))
-        self._state.sessions[client] = row
-        self._state.session_bytes += sum(map(len, row.replies.values()))
-        return row
-
-    def _add_namespace(self, name: Any, done: Any) -> model.Row:
-        row = model.Namespace(name=tuple(name))
-        row.done.load([(s, e, at) for s, e, at in done])
-        self._state.namespaces[row.name] = row
-        return row
-
-    def _add_claim(self, fence: int, key: str, holder: str, deadline_ms: int) -> model.Row:
-        name, start, stop = locate(key)
-        row = model.ClaimRow(
-            fence=fence,
-            key=key,
-            holder=holder,
-            deadline_ms=deadline_ms,
-            namespace=self._state.namespaces[name],
-            start_s=start,
-            stop_s=stop,
-        )
-        self._state.claims[fence] = row
-        row.namespace.live.put(start, stop, row)
-        return row
-
-    def _add_member(self, name: str, url: str, low: int, high: int) -> model.Row:
-        row = model.Member(name=name, url=url, version_min=low, version_max=high)
-        self._state.members[name] = row
-        return row
-
-    def _add_restatement(self, *plain: Any) -> model.Row:
-        values = dict(zip(_RESTATEMENT, plain, strict=True))
-        values["digest_before"] = load_digest(values["digest_before"])
-        values["digest_after"] = load_digest(values["digest_after"])
-        row = model.Restatement(**values)
-        self._state.restatements.append(row)
-        return row
-
-    def _add_completion(self, fence: int, start: int, end: int, *rest: Any) -> model.Row:
-        row = model.Completion(
-            fence=fence, start_ms=start, end_ms=end, content=rest[0], rev=rest[1]
-        )
-        self._state.completions.append(row)
-        self._state.completed[fence] = (*self._state.completed.get(fence, ()), row)
-        return row
-
-
-_SOURCE: Final = (
-    "name",
-    "is_paused",
-    "weight_per_minute",
-    "tokens",
-    "refilled_ms",
-    "breaker_until_ms",
-    "last_status",
-)
-_RESTATEMENT: Final = (
-    "number",
-    "dataset",
-    "symbol",
-    "start_ms",
-    "end_ms",
-    "gen_before",
-    "rows_before",
-    "digest_before",
-    "gen_after",
-    "digest_after",
-    "rev",
-    "wall_ms",
-)
+    def _invalid(self, at: int, reason: str) -> SnapshotInvalid:
+        return SnapshotInvalid(reason, offset=self._offset + at)

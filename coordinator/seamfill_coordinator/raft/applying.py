@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
@@ -21,8 +21,12 @@ from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.machine.steering import NEWEST_VERSION
 from seamfill_coordinator.raft.digests import DigestPoints
 
-__all__ = ["Applier", "MachineTooOld"]
+__all__ = ["MAX_UNHASHED_ROWS", "Applier", "MachineTooOld"]
 
+MAX_UNHASHED_ROWS: Final = 4_096
+"""Rows that may wait for the next digest point. Hashing one takes about 2 µs, so that a digest, or
+the capture of a snapshot, takes no longer than this many (and one command's) need; between two
+points 64 large commands could change a hundred thousand."""
 _log = logging.getLogger("seamfill.coordinator.raft")
 
 
@@ -69,6 +73,8 @@ class Applier:
                 f"index {index} needs machine version {version}; this is {NEWEST_VERSION}"
             )
         applied = apply_encoded(self.machine, command)
+        if self.machine.changed_rows > MAX_UNHASHED_ROWS:
+            self.machine.hash_changed_rows()
         if index > self.quiet_until:
             self._tell(applied)
         return applied

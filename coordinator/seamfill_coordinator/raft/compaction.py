@@ -86,6 +86,7 @@ class Compaction:
             return False
         self._writer = None
         self._newest_index = info.last_index
+        self._store.drop_older_than(info)
         self._on_written(info)
         return True
 
@@ -105,6 +106,7 @@ class Compaction:
         """Note a snapshot that came from a leader; one that is being written is older."""
         self.abandon()
         self._newest_index = info.last_index
+        self._store.drop_older_than(info)
         self._bytes_then = self._journal_bytes()
 
     def abandon(self) -> None:

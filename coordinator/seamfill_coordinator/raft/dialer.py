@@ -37,7 +37,7 @@ class Dialer:
     """Dials one member until ``stop``.
 
     ``protocol`` makes the connection's end here; ``has_connection`` tells whether one that was
-    dialed stands. Whoever owns the connections calls ``dial_later`` when one of them has ended.
+    dialed stands. Whoever owns the connections tells when one was greeted and when one is lost.
     """
 
     def __init__(
@@ -64,11 +64,15 @@ class Dialer:
         self._timer = self._loop.call_later(self._plan.timeout_s, self._attempt.cancel)
         self._attempt.add_done_callback(self._attempted)
 
-    def dial_later(self) -> None:
-        """Dial after a pause, unless a dial, a pause or a connection is there already."""
-        is_idle = self._attempt is None and self._timer is None and not self._is_stopped
-        if is_idle and not self._has_connection():
-            self._timer = self._loop.call_later(self._plan.pause_s, self.dial)
+    def greeted(self) -> None:
+        """The dialed connection's handshake is complete: the next failure is news."""
+        self._last_error = None
+
+    def lost(self, reason: str | None) -> None:
+        """The dialed connection has ended; with a reason if it never was greeted."""
+        if reason is not None and not self._is_stopped:
+            self._tell(reason)
+        self._dial_later()
 
     def stop(self) -> None:
         """Dial no more."""
@@ -83,10 +87,15 @@ class Dialer:
         if self._attempt is not None:
             await asyncio.wait([self._attempt])
 
+    def _dial_later(self) -> None:
+        """Dial after a pause, unless a dial, a pause or a connection is there already."""
+        is_idle = self._attempt is None and self._timer is None and not self._is_stopped
+        if is_idle and not self._has_connection():
+            self._timer = self._loop.call_later(self._plan.pause_s, self.dial)
+
     async def _dial(self) -> None:
         try:
             await self._network.dial(self._plan.node_id, self._plan.address, self._protocol)
-            self._last_error = None
         except OSError as exc:
             self._tell(str(exc) or type(exc).__name__)
 
@@ -96,7 +105,7 @@ class Dialer:
         self._attempt = self._timer = None
         if self._is_stopped:
             return
-        self.dial_later()
+        self._dial_later()
         if attempt.cancelled():
             self._tell(f"no answer in {self._plan.timeout_s:g} s")
         else:

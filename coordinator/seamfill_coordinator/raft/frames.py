@@ -42,18 +42,21 @@ class FrameReader:
         """Return the next payload, None when it is not complete. Raises ``FrameTooLong``."""
         start = self._at + _HEADER_BYTES
         if len(self._buffer) < start:
-            return self._nothing()
+            self._forget()
+            return None
         length = int.from_bytes(self._buffer[self._at : start], "big")
         if length > self.limit:
             raise FrameTooLong(f"{length} bytes, at most {self.limit}")
         end = start + length
         if len(self._buffer) < end:
-            return self._nothing()
+            self._forget()
+            return None
         self._at = end
         with memoryview(self._buffer) as view:
             return bytes(view[start:end])
 
-    def _nothing(self) -> None:
+    def _forget(self) -> None:
+        """Drop what was returned already."""
         # Once a read, not once a frame; bytearray gives its front away without copying the rest.
         del self._buffer[: self._at]
         self._at = 0

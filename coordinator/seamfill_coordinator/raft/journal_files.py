@@ -1,9 +1,9 @@
-"""The few things the journal asks of a file system.
+"""The few things journal and snapshots ask of a file system.
 
-Owns the adapter to the operating system. Must not know the journal's format, nor decide what an
-error means: every ``OSError`` passes through.
+Owns the adapter to the operating system. Must not know their formats, nor decide what an error
+means: every ``OSError`` passes through.
 
-The journal's safety argument rests on exactly these promises, which is why they are spelled out as
+Their safety argument rests on exactly these promises, which is why they are spelled out as
 Protocols: the simulator and the crash tests put a file system below that keeps these and no more.
 
 * ``write`` has happened as a whole or raised; it is durable after the file's next ``sync``.
@@ -37,6 +37,14 @@ class File(Protocol):
 
     def cut(self, offset: int, *, reserve: int) -> None:
         """Let everything from ``offset`` up to the size ``reserve`` read as zeros, reserved."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to ``length`` bytes from ``offset`` on; fewer only where the file ends."""
+        ...
+
+    def size(self) -> int:
+        """Return the file's length in bytes."""
         ...
 
     def close(self) -> None: ...
@@ -93,6 +101,18 @@ class OsFile:
         os.ftruncate(self._descriptor, offset)
         if reserve > offset:
             os.posix_fallocate(self._descriptor, offset, reserve - offset)
+
+    def read(self, offset: int, length: int) -> bytes:
+        found = os.pread(self._descriptor, length, offset)
+        while len(found) < length:
+            more = os.pread(self._descriptor, length - len(found), offset + len(found))
+            if not more:
+                break
+            found += more
+        return found
+
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -194,6 +194,8 @@ class Links:
             older.close()
             self._tell_disconnected(hello.node_id, "superseded")
         link.admit(hello.node_id)
+        if link.dialed is not None:
+            self._dialers[link.dialed].greeted()
         self._current[hello.node_id] = link
         log_event(_log, "peer.connected", peer=hello.node_id, address=link.address)
         self._events.connected(hello)
@@ -210,7 +212,8 @@ class Links:
         if not self._links:
             self._settle()
         if link.dialed is not None:
-            self._dialers[link.dialed].dial_later()
+            reason = None if link.peer_id else str(exc or "closed before its hello")
+            self._dialers[link.dialed].lost(reason)
         if link.peer_id is not None and self._current.get(link.peer_id) is link:
             del self._current[link.peer_id]
             self._tell_disconnected(link.peer_id, str(exc) if exc is not None else "closed")

@@ -1,8 +1,8 @@
 """What the links between members need of a network.
 
 Owns the two Protocols that part ``links.py`` (handshake, frames, who may speak) from how bytes
-travel: ``tls.py`` in production, plain TCP in tests, the simulator's network in virtual time. Must
-not know messages.
+travel: ``tls.py`` in production, plain TCP in tests, the simulator's network in virtual time,
+``NoNetwork`` for a cluster of one. Must not know messages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Listener", "Network"]
+__all__ = ["Listener", "Network", "NoNetwork", "split_address"]
 
 
 class Listener(Protocol):
@@ -45,3 +45,27 @@ class Network(Protocol):
     def proves(self, transport: asyncio.BaseTransport, node_id: str) -> bool:
         """Whether the other end of this connection has proved to be ``node_id``."""
         ...
+
+
+class NoNetwork:
+    """``Network`` of a cluster of one: nobody is listened to, nobody can be reached."""
+
+    async def listen(self, address: str, accept: Callable[[], asyncio.Protocol]) -> Listener:
+        return self
+
+    async def dial(
+        self, node_id: str, address: str, protocol: Callable[[], asyncio.Protocol]
+    ) -> None:
+        raise ConnectionRefusedError(f"{node_id}: there is no network")
+
+    def proves(self, transport: asyncio.BaseTransport, node_id: str) -> bool:
+        return False
+
+    def close(self) -> None:
+        return None
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``; an IPv6 host may stand in brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

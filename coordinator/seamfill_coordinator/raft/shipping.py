@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from seamfill_coordinator.machine.machine import LeaseMachine
-from seamfill_coordinator.machine.snapshot import SnapshotInvalid
 from seamfill_coordinator.raft.messages import SnapshotPart, SnapshotTaken
 from seamfill_coordinator.raft.snapshot_store import (
     SnapshotInfo,
     SnapshotReader,
     SnapshotReceiver,
     SnapshotStore,
+    SnapshotUnusable,
 )
 
 __all__ = ["SNAPSHOT_PART_BYTES", "Receipt", "Receiving", "Shipping"]
@@ -147,7 +147,7 @@ class Receiving:
         self._receiver = None
         try:
             installed = receiver.finish()
-        except SnapshotInvalid as exc:
+        except SnapshotUnusable as exc:
             return Receipt(answer=_taken(part, 0), damage=str(exc))
         return Receipt(answer=_taken(part, part.size), installed=installed)
 

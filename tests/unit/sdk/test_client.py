@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from seamfill.client import CoordinatorClient
+from seamfill.clock import SystemClock
 from seamfill.coordinator_link import parse_urls
 from seamfill.errors import (
     CoordinatorUnavailable,
@@ -40,6 +41,20 @@ PLAN = {
     "bars": 1,
     "already_covered": 0,
 }
+
+
+class SkippingClock(SystemClock):
+    """Sleeps in no time, but the time has passed afterwards."""
+
+    def __init__(self) -> None:
+        self._skipped_ms = 0.0
+
+    def monotonic_ms(self) -> int:
+        return super().monotonic_ms() + int(self._skipped_ms)
+
+    async def sleep_ms(self, delay_ms: float) -> None:
+        self._skipped_ms += delay_ms
+        await super().sleep_ms(0)
 
 
 def view(state: str, verified: int) -> dict[str, Any]:
@@ -109,10 +124,10 @@ async def test_nobody_listening_means_not_done() -> None:
 
 
 async def test_503_without_doubt_means_not_done() -> None:
-    steps = [problem(503, "no_leader", retryable=True) for _ in range(20)]
+    steps = [problem(503, "no_leader", retryable=True) for _ in range(100)]
     async with (
         scripted(*steps) as server,
-        CoordinatorClient(server.url, timeout_s=0.3) as client,
+        CoordinatorClient(server.url, clock=SkippingClock()) as client,
     ):
         with pytest.raises(CoordinatorUnavailable, match="no_leader"):
             await client.submit(SUBMIT)
@@ -121,8 +136,8 @@ async def test_503_without_doubt_means_not_done() -> None:
 
 async def test_a_reset_after_sending_that_nobody_clears_up_means_unknown() -> None:
     async with (
-        scripted(*["reset"] * 30) as server,
-        CoordinatorClient(server.url, timeout_s=0.3) as client,
+        scripted(*["reset"] * 100) as server,
+        CoordinatorClient(server.url, clock=SkippingClock()) as client,
     ):
         with pytest.raises(OutcomeUnknown, match="may have been carried out"):
             await client.submit(SUBMIT)
@@ -153,10 +168,10 @@ async def test_a_forgotten_session_is_replaced_when_nothing_is_in_doubt() -> Non
 
 async def test_a_session_lost_after_an_attempt_in_doubt_means_unknown() -> None:
     """A second session would carry the request out twice if the first attempt had landed."""
-    lost = [problem(409, "session_unknown", in_doubt=True) for _ in range(20)]
+    lost = [problem(409, "session_unknown", in_doubt=True) for _ in range(100)]
     async with (
         scripted("reset", *lost) as server,
-        CoordinatorClient(server.url, timeout_s=0.3) as client,
+        CoordinatorClient(server.url, clock=SkippingClock()) as client,
     ):
         with pytest.raises(OutcomeUnknown):
             await client.submit(SUBMIT)

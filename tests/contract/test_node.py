@@ -1,0 +1,378 @@
+"""The rules around the core, each in the state it exists for."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+
+from contract.node_rig import DIRECTORY, TIMING, Cluster
+from seamfill_chaos.disk import Fate
+from seamfill_coordinator.machine.outcomes import Applied
+from seamfill_coordinator.raft.compaction import CompactionLimits
+from seamfill_coordinator.raft.guard import SafetyViolation
+from seamfill_coordinator.raft.membership import Configuration, Member
+from seamfill_coordinator.raft.messages import (
+    Append,
+    Appended,
+    Founded,
+    HigherTerm,
+    PreVoteReply,
+    PreVoteRequest,
+    Vote,
+    VoteRequest,
+)
+from seamfill_coordinator.raft.node import MembershipRefused, RaftNode
+
+
+def propose(node: RaftNode, command: bytes) -> list[Applied | None]:
+    """Append the command; the list gets what became of it."""
+    landed: list[Applied | None] = []
+    node.append(command, landed.append)
+    return landed
+
+
+@pytest.fixture
+def three() -> Cluster:
+    return Cluster("n1", "n2", "n3")
+
+
+# Founding
+
+
+def test_the_smallest_id_founds_when_it_sees_all_the_others() -> None:
+    cluster = Cluster("n1", "n2", "n3", founded=False)
+    cluster.connect("n1", "n2")
+    cluster.wait(3_000)
+    assert all(cluster[n].configuration is None for n in cluster.node_ids)
+    assert cluster.leaders == []
+    cluster.connect()
+    cluster.settle()
+    founded = {cluster[n].configuration for n in cluster.node_ids}
+    assert len(founded) == 1
+    assert [m.node_id for m in cluster["n3"].voters] == ["n1", "n2", "n3"]
+
+
+def test_who_missed_the_founding_learns_of_it_from_anybody() -> None:
+    cluster = Cluster("n1", "n2", "n3", founded=False)
+    cluster.connect()
+    cluster.turn("n1")
+    cluster.packets = [p for p in cluster.packets if p.receiver == "n2"]
+    cluster.deliver(Founded)
+    cluster.disconnect("n1")
+    assert cluster["n3"].configuration is None
+    cluster.settle()
+    assert cluster["n3"].configuration == cluster["n2"].configuration is not None
+
+
+def test_a_founding_survives_the_power() -> None:
+    cluster = Cluster("n1", "n2", "n3", founded=False)
+    cluster.connect()
+    cluster.turn("n1")
+    cluster.restart("n1")
+    assert cluster["n1"].configuration is not None
+
+
+def test_nodes_that_were_told_of_different_members_found_nothing() -> None:
+    cluster = Cluster("n1", "n2", founded=False)
+    stranger = Cluster("n1", "n2", "n3", founded=False)
+    cluster["n1"].connected(stranger["n2"].hello)
+    assert cluster["n1"].configuration is None
+
+
+# Elections
+
+
+def test_a_node_that_is_cut_off_burns_no_terms(three: Cluster) -> None:
+    leader = three.elect("n1")
+    term = leader.core.term
+    three.disconnect("n3")
+    three.wait(30_000)
+    assert three["n3"].core.term == term
+    three.connect()
+    three.wait(1_000)
+    assert three.leaders == ["n1"]
+    assert leader.core.term == term
+
+
+def test_who_hears_a_leader_grants_nothing(three: Cluster) -> None:
+    leader = three.elect("n1")
+    three.disconnect("n3")
+    three["n3"].connected(three["n2"].hello)
+    three["n2"].connected(three["n3"].hello)
+    for _ in range(20):
+        three.wait(100)
+        assert three["n3"].core.term == leader.core.term
+    assert three.leaders == ["n1"]
+
+
+def test_a_vote_request_does_not_depose_a_leader_that_is_heard(three: Cluster) -> None:
+    leader = three.elect("n1")
+    term = leader.core.term
+    request = VoteRequest(term=term + 5, last_index=1_000, last_term=term)
+    for node_id in ("n1", "n2"):
+        three[node_id].received("n3", request)
+        assert three[node_id].core.term == term
+
+
+def test_a_node_that_raised_its_term_alone_is_led_again(three: Cluster) -> None:
+    """A candidate that persisted its term and crashed would be deaf to every leader below it."""
+    three.elect("n1")
+    three.disconnect("n3")
+    stranded = three["n3"]
+    stranded._journal.setCurrentTerm(50, "n3")
+    stranded._journal.sync()
+    three.restart("n3")
+    assert three["n3"].core.term == 50
+    three.connect()
+    three.wait(3_000)
+    (leader,) = three.leaders
+    assert {three[n].core.term for n in three.node_ids} == {three[leader].core.term}
+    assert three[leader].core.term > 50
+
+
+def test_a_vote_counts_once_and_only_from_a_voter() -> None:
+    cluster = Cluster("n1", "n2", "n3", "n4", "n5")
+    cluster.now_ms += TIMING.election_max_ms
+    cluster.turn("n1")
+    cluster.deliver(PreVoteRequest)
+    cluster.turn()
+    cluster.deliver(PreVoteReply)
+    candidate = cluster["n1"]
+    assert candidate.core.is_candidate
+    for _ in range(3):
+        candidate.received("n2", Vote(term=candidate.core.term))
+        candidate.received("stranger", Vote(term=candidate.core.term))
+    assert not candidate.core.is_leader
+    candidate.received("n3", Vote(term=candidate.core.term))
+    assert candidate.core.is_leader
+
+
+def test_a_vote_is_durable_before_it_leaves(three: Cluster) -> None:
+    three.now_ms += TIMING.election_max_ms
+    three.turn("n1")
+    three.deliver(PreVoteRequest)
+    three.turn()
+    three.deliver(PreVoteReply)
+    three.turn("n1")
+    three.deliver(VoteRequest, to="n2")
+    three.turn("n2")
+    assert any(isinstance(p.message, Vote) for p in three.packets)
+    three.restart("n2")
+    assert three["n2"]._journal.getVotedForNodeId() == "n1"
+    assert three["n2"].core.term == three["n1"].core.term
+
+
+# Replication
+
+
+def test_an_acknowledgement_is_durable_before_it_leaves(three: Cluster) -> None:
+    leader = three.elect("n1")
+    landed = propose(leader, b"kept")
+    three.turn("n1")
+    three.deliver(Append)
+    three.turn("n2")
+    assert any(isinstance(p.message, Appended) for p in three.packets)
+    assert landed == []
+    three.restart("n2")
+    assert three["n2"].core.log[-1][0] == b"\0kept"
+
+
+def test_a_cluster_of_one_is_durable_before_it_answers() -> None:
+    cluster = Cluster("n1")
+    leader = cluster.elect("n1")
+    synced: list[bool] = []
+
+    def landed(_applied: Applied | None) -> None:
+        after = cluster.peers["n1"].disk.after_power_loss(Fate.DROPPED, random.Random(0))
+        names = after.names(DIRECTORY / "journal")
+        synced.append(
+            any(b"\0mine" in after.read((DIRECTORY / "journal") / name) for name in names)
+        )
+
+    leader.append(b"mine", landed)
+    cluster.turn()
+    cluster.turn()
+    assert synced == [True]
+
+
+def test_an_acknowledgement_of_an_earlier_reign_proves_nothing(three: Cluster) -> None:
+    leader = three.elect("n1")
+    propose(leader, b"alone")
+    three.turn("n1")
+    three.packets.clear()
+    late = Appended(
+        term=leader.core.term - 1, next_index=leader.core.last_index + 1, success=True, reset=False
+    )
+    before = leader.core.commit_index
+    leader.received("n2", late)
+    three.turn("n1")
+    assert leader.core.commit_index == before
+
+
+def test_an_acknowledgement_of_another_life_of_a_voter_is_not_counted(three: Cluster) -> None:
+    leader = three.elect("n1")
+    another_life = msgspec.structs.replace(three["n2"].hello, incarnation="life-2-of-n2")
+    three.disconnect("n2")
+    leader.connected(another_life)
+    three.disconnect("n3")
+    landed = propose(leader, b"not enough")
+    three.turn("n1")
+    leader.received(
+        "n2",
+        Appended(
+            term=leader.core.term,
+            next_index=leader.core.last_index + 1,
+            success=True,
+            reset=False,
+        ),
+    )
+    three.turn("n1")
+    assert landed == []
+
+
+def test_a_second_leader_in_a_term_stops_the_node(three: Cluster) -> None:
+    leader = three.elect("n1")
+    with pytest.raises(SafetyViolation, match="so does this node"):
+        leader.received(
+            "n2",
+            Append(
+                term=leader.core.term,
+                previous_index=1,
+                previous_term=0,
+                commit_index=1,
+                entries=(),
+            ),
+        )
+
+
+def test_an_append_of_an_older_term_is_told_the_higher_one(three: Cluster) -> None:
+    three.elect("n1")
+    term = three.elect("n2").core.term
+    three["n3"].received(
+        "n1", Append(term=1, previous_index=1, previous_term=0, commit_index=1, entries=())
+    )
+    three.turn("n3")
+    told = [p.message for p in three.packets if p.sender == "n3" and p.receiver == "n1"]
+    assert HigherTerm(term=term) in told
+
+
+def test_what_a_deposed_leader_had_alone_gives_way(three: Cluster) -> None:
+    old = three.elect("n1")
+    three.disconnect("n1")
+    lost = propose(old, b"lost")
+    three.turn("n1")
+    new = three.elect("n2")
+    kept = propose(new, b"kept")
+    three.settle()
+    assert kept == [Applied(replies=())]
+    three.connect()
+    three.wait(1_000)
+    assert lost == [None]
+    assert {tuple(three.peers[n].applied) for n in three.node_ids} == {
+        ((new.core.commit_index, b"kept"),)
+    }
+
+
+def test_a_reconnected_member_gets_what_was_lost_on_the_way(three: Cluster) -> None:
+    leader = three.elect("n1")
+    for number in range(5):
+        propose(leader, b"entry %d" % number)
+        three.turn("n1")
+        three.packets = [p for p in three.packets if p.receiver != "n3"]
+        three.settle()
+    three.disconnect("n3")
+    three.connect()
+    three.wait(200)
+    assert three["n3"].core.applied_index == leader.core.commit_index
+
+
+def test_a_member_that_never_answered_and_is_gone_needs_no_snapshot(three: Cluster) -> None:
+    """Nothing is known of it; taken for one that has nothing, it was to get a snapshot that there
+    was not."""
+    three.now_ms += TIMING.election_max_ms
+    three.turn("n1")
+    for kind in (PreVoteRequest, PreVoteReply, VoteRequest, Vote):
+        three.deliver(kind)
+        three.turn()
+    leader = three["n1"]
+    assert leader.core.is_leader
+    assert leader.core.match_index("n3") == 0
+    leader.disconnected("n3")
+    leader.connected(three["n3"].hello)
+    propose(leader, b"goes on")
+    three.settle()
+    assert three["n3"].core.last_index == leader.core.last_index
+
+
+def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
+    cluster = Cluster(
+        "n1", "n2", "n3", compaction=CompactionLimits(every_entries=20, keep_entries=2)
+    )
+    leader = cluster.elect("n1")
+    cluster.disconnect("n3")
+    for number in range(60):
+        propose(leader, b"entry %d" % number)
+        cluster.settle()
+    assert leader.core.first_index > cluster["n3"].core.last_index + 1
+    cluster.connect()
+    cluster.wait(500)
+    assert cluster["n3"].snapshots_installed == 1
+    assert cluster["n3"].core.applied_index == leader.core.commit_index
+    cluster.restart("n3")
+    assert cluster["n3"].configuration == leader.configuration
+    assert cluster["n3"].core.first_index >= leader.core.first_index
+
+
+# Members
+
+
+def without(configuration: Configuration | None, node_id: str) -> Configuration:
+    assert configuration is not None
+    return Configuration(voters=tuple(m for m in configuration.voters if m.node_id != node_id))
+
+
+def test_a_configuration_counts_from_its_append_and_not_after_its_truncation(
+    three: Cluster,
+) -> None:
+    old = three.elect("n1")
+    founded = old.configuration
+    three.disconnect("n1")
+    old.change_membership(without(founded, "n3"))
+    assert [m.node_id for m in old.voters] == ["n1", "n2"]
+    three.elect("n2")
+    three.connect()
+    three.wait(500)
+    assert old.configuration == founded
+    assert [m.node_id for m in old.voters] == ["n1", "n2", "n3"]
+
+
+def test_a_change_is_refused_while_another_is_under_way(three: Cluster) -> None:
+    leader = three.elect("n1")
+    leader.change_membership(without(leader.configuration, "n3"))
+    with pytest.raises(MembershipRefused, match="not committed"):
+        leader.change_membership(Configuration(voters=leader.voters))
+
+
+def test_two_voters_do_not_change_at_once(three: Cluster) -> None:
+    leader = three.elect("n1")
+    n1, n2, n3 = leader.voters
+    for voters in ((n1,), (n1, n2, Member("n3", "another life")), (n1, n2, n3, n3)):
+        with pytest.raises(MembershipRefused):
+            leader.change_membership(Configuration(voters=voters))
+    with pytest.raises(MembershipRefused, match="remove itself"):
+        leader.change_membership(without(leader.configuration, "n1"))
+
+
+def test_a_learner_is_fed_but_not_counted(three: Cluster) -> None:
+    leader = three.elect("n1")
+    *counted, n3 = leader.voters
+    leader.change_membership(Configuration(voters=tuple(counted), learners=(n3,)))
+    three.settle()
+    assert not three["n3"].core.is_voter
+    three.disconnect("n2")
+    landed = propose(leader, b"heard by the learner")
+    three.settle()
+    assert three["n3"].core.last_index == leader.core.last_index
+    assert landed == []
