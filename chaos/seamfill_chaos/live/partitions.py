@@ -64,7 +64,7 @@ class Round:
     """The longest time in which no change was acknowledged, from the fault until all was well."""
     convergence_s: float
     """From the end of the fault until all nodes were ready under one leader, with everything that
-    was committed applied."""
+    was committed applied. A killed node's fault ends when its process serves again."""
     answers: tuple[IsolatedAnswer, ...] = ()
     granted_later: tuple[str, ...] = ()
     """Keys whose claim the isolated leader refused, and which were held afterwards all the same."""
@@ -84,14 +84,15 @@ async def one_round(scene: Scene, wires: Wires, fault: Fault, rng: random.Random
     else:
         await asyncio.sleep(hold_s)
     scene.recorder.note("healed", what=fault, leader=leader)
-    healed_s = time.monotonic()
+    held_s = time.monotonic() - began_s
     await _undo(scene, wires, fault, leader)
+    healed_s = time.monotonic()
     await scene.watch.until_converged()
     well_s = time.monotonic()
     return Round(
         fault=fault,
         leader=leader,
-        held_s=healed_s - began_s,
+        held_s=held_s,
         silence_s=scene.traffic.longest_silence_s(began_s, well_s),
         convergence_s=well_s - healed_s,
         answers=tuple(answers),
