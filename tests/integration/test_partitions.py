@@ -20,7 +20,7 @@ from seamfill_chaos.live.traffic import TrafficPlan
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROUNDS = 2
+ROUNDS = 10
 """Of each fault. The p99 of so few is the longest of them, which is what is asserted."""
 SILENCE_S = {Fault.KILLED: 1.2}
 OTHER_SILENCE_S = 3.0
@@ -86,7 +86,7 @@ def assert_isolated_leaders_said_no(
 ) -> None:
     """An honest 503 within two seconds, and nothing that was refused is done afterwards."""
     late = [answer for answer in answers if answer.since_cut_s >= NOTICED_S]
-    assert len(late) >= ROUNDS
+    assert len(late) >= 2 * ROUNDS
     assert {answer.status for answer in late} == {503}
     assert all(answer.status in (503, 504) for answer in answers), answers
     assert max(answer.took_s for answer in answers) <= ANSWER_S

@@ -22,8 +22,10 @@ from seamfill_chaos.live.scene import Scene
 
 __all__ = ["Fault", "IsolatedAnswer", "Round", "one_round"]
 
-HOLD_S: Final = 2.0
-"""How long a cut lasts: three times what an election takes."""
+HOLD_S: Final = 1.5
+"""How long a cut lasts: twice what an election takes."""
+ISOLATED_S: Final = 2.5
+"""Longer, to hear what a leader says that must have noticed."""
 PAUSE_LEAST_S: Final = 0.5
 PAUSE_MOST_S: Final = 5.0
 LEAST_RATE: Final = 50.0
@@ -45,9 +47,11 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsolatedAnswer:
-    """What a leader that is cut off said to a claim; status 0 when it said nothing."""
+    """What a leader that is cut off said to a claim, or to a read of the same key; status 0 when it
+    said nothing."""
 
     key: str
+    is_claim: bool
     since_cut_s: float
     took_s: float
     status: int
@@ -74,7 +78,8 @@ async def one_round(scene: Scene, wires: Wires, fault: Fault, rng: random.Random
     """Inflict a fault on a cluster that is well, undo it, and wait until it is well again."""
     leader, _ = await scene.watch.until_converged()
     await scene.until_rate(LEAST_RATE)
-    hold_s = rng.uniform(PAUSE_LEAST_S, PAUSE_MOST_S) if fault is Fault.PAUSED else HOLD_S
+    pause_s = rng.uniform(PAUSE_LEAST_S, PAUSE_MOST_S)
+    hold_s = {Fault.PAUSED: pause_s, Fault.ISOLATED: ISOLATED_S}.get(fault, HOLD_S)
     scene.recorder.note("fault", what=fault, leader=leader)
     began_s = time.monotonic()
     await _inflict(scene, wires, fault, leader, rng)
@@ -89,6 +94,7 @@ async def one_round(scene: Scene, wires: Wires, fault: Fault, rng: random.Random
     healed_s = time.monotonic()
     await scene.watch.until_converged()
     well_s = time.monotonic()
+    refused = [answer.key for answer in answers if answer.is_claim and answer.status == 503]
     return Round(
         fault=fault,
         leader=leader,
@@ -96,7 +102,7 @@ async def one_round(scene: Scene, wires: Wires, fault: Fault, rng: random.Random
         silence_s=scene.traffic.longest_silence_s(began_s, well_s),
         convergence_s=well_s - healed_s,
         answers=tuple(answers),
-        granted_later=tuple(await _held(scene, [a.key for a in answers if a.status == 503])),
+        granted_later=tuple(await _held(scene, refused)),
     )
 
 
@@ -134,32 +140,35 @@ async def _undo(scene: Scene, wires: Wires, fault: Fault, leader: str) -> None:
 
 
 async def _ask_isolated(scene: Scene, leader: str, hold_s: float) -> list[IsolatedAnswer]:
-    """Claim keys at the isolated leader, one every quarter of a second, for as long as it is."""
+    """Claim and read keys at the isolated leader, every quarter of a second while it is."""
     began_s = time.monotonic()
     async with _client(scene) as http, asyncio.TaskGroup() as tasks:
         asking = []
         while time.monotonic() - began_s < hold_s:
             key = f"isolated-{leader}-{time.monotonic_ns()}"
-            asking.append(
-                tasks.create_task(_claim(http, scene.world.urls[leader], key, since_s=began_s))
-            )
+            for is_claim in (True, False):
+                call = _ask(http, scene.world.urls[leader], key, is_claim, since_s=began_s)
+                asking.append(tasks.create_task(call))
             await asyncio.sleep(ASK_EVERY_S)
     return [task.result() for task in asking]
 
 
-async def _claim(
-    http: aiohttp.ClientSession, url: str, key: str, *, since_s: float
+async def _ask(
+    http: aiohttp.ClientSession, url: str, key: str, is_claim: bool, *, since_s: float
 ) -> IsolatedAnswer:
     sent_s, status = time.monotonic(), 0
+    target = "claim" if is_claim else "inspect"
     try:
-        async with http.post(
-            f"{url}/v1/leases/claim", json={"key": key, "lease_ms": 600_000}
-        ) as answer:
+        async with http.post(f"{url}/v1/leases/{target}", json={"key": key}) as answer:
             status = answer.status
     except (aiohttp.ClientError, TimeoutError, OSError):
         pass
     return IsolatedAnswer(
-        key=key, since_cut_s=sent_s - since_s, took_s=time.monotonic() - sent_s, status=status
+        key=key,
+        is_claim=is_claim,
+        since_cut_s=sent_s - since_s,
+        took_s=time.monotonic() - sent_s,
+        status=status,
     )
 
 
