@@ -12,6 +12,7 @@ from pathlib import Path
 
 from contract.journal_rig import Fatal
 from seamfill_chaos.disk import Fate, SimulatedDisk
+from seamfill_coordinator.machine.codec import apply_encoded, command_version
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.compaction import CompactionLimits
@@ -24,6 +25,7 @@ from seamfill_coordinator.raft.timing import RaftTiming
 CLUSTER = "c1"
 DIRECTORY = Path("/data")
 TIMING = RaftTiming()
+SEGMENT_BYTES = 16 << 10
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Peer:
         store = SnapshotStore(DIRECTORY / "snapshots", self.disk, cluster_id=CLUSTER)
         newest = store.newest()
         self.applied.clear()
+        self.lease_machine = LeaseMachine() if newest is None else store.load(newest)
         journal = open_journal(
             DIRECTORY / "journal",
             cluster_id=CLUSTER,
@@ -58,6 +61,7 @@ class Peer:
             fatal=Fatal(),
             files=self.disk,
             snapshot_index=None if newest is None else newest.last_index,
+            segment_bytes=SEGMENT_BYTES,
         )
         self.node = RaftNode(
             NodeSettings(
@@ -81,7 +85,9 @@ class Peer:
 
     def apply(self, index: int, command: bytes) -> Applied:
         self.applied.append((index, command))
-        return Applied(replies=())
+        if command_version(command) is None:
+            return Applied(replies=())
+        return apply_encoded(self.lease_machine, command)
 
     def machine(self) -> LeaseMachine:
         return self.lease_machine
@@ -108,7 +114,11 @@ class Cluster:
     """Some peers, a clock and what is on its way between them."""
 
     def __init__(
-        self, *node_ids: str, compaction: CompactionLimits | None = None, founded: bool = True
+        self,
+        *node_ids: str,
+        compaction: CompactionLimits | None = None,
+        founded: bool = True,
+        disks: dict[str, SimulatedDisk] | None = None,
     ) -> None:
         self.node_ids = node_ids
         self.compaction = compaction or CompactionLimits()
@@ -116,6 +126,7 @@ class Cluster:
         self.packets: list[Packet] = []
         self.peers = {n: Peer(self, n, f"life-1-of-{n}") for n in node_ids}
         for peer in self.peers.values():
+            peer.disk = (disks or {}).get(peer.node_id, peer.disk)
             peer.start()
         if founded:
             self.connect()
@@ -127,7 +138,7 @@ class Cluster:
     def connect(self, *node_ids: str) -> None:
         """Connect these among each other, all if none is named; again is a new connection."""
         names = node_ids or self.node_ids
-        hellos: dict[str, Hello] = {n: self[n].hello for n in names}
+        hellos: dict[str, Hello] = {n: self[n].members.hello for n in names}
         for name in names:
             for other in names:
                 if other != name:
@@ -159,7 +170,7 @@ class Cluster:
         ]
         self.packets = [p for p in self.packets if p not in due]
         for packet in due:
-            if packet.sender in self[packet.receiver].peers:
+            if packet.sender in self[packet.receiver].members.peers:
                 self[packet.receiver].received(packet.sender, packet.message)
         return [packet.message for packet in due]
 
@@ -184,7 +195,7 @@ class Cluster:
         for peer in self.peers.values():
             # All are due by now; the others get one more timeout.
             if peer.node_id != node_id:
-                peer.node._elections.voted(self.now_ms)
+                peer.node.campaign._elections.voted(self.now_ms)
         self.turn(node_id)
         self.settle()
         assert self[node_id].core.is_leader
