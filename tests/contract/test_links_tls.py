@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import resource
 import shutil
 import socket
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
 
 from contract.cluster_rig import until
-from contract.links_rig import Addresses, Node, both_connected, hello_of, refusals, running
+from contract.links_rig import Addresses, Node, both_connected, hello_of, logged, refusals, running
 from contract.tls_rig import (
     closed,
     cluster,
@@ -217,6 +218,42 @@ async def test_a_silent_connection_is_closed_after_a_while(
     async with running(n1), AsyncExitStack() as stack, asyncio.timeout(10):
         assert await (await silent(stack, n1.address)) == b""
         await until(lambda: refusals(caplog) == ["tls"])
+
+
+async def test_without_file_descriptors_the_listener_waits_and_goes_on(
+    certs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n1, n2 = cluster(certs, "n1", "n2")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(n1, n2):
+        await both_connected(n1, n2)
+        with socket.socket() as waiting:
+            waiting.setblocking(False)
+            used = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+            with ExitStack() as holes:
+                for _ in range(used - len(list(Path("/proc/self/fd").iterdir())) + 2):
+                    holes.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+                try:
+                    await asyncio.get_running_loop().sock_connect(
+                        waiting, split_address(n1.address)
+                    )
+                    await until(lambda: bool(logged(caplog, "peer.accept_failed")))
+                    n2.links.send("n1", Vote(term=5))  # who is connected is not disturbed
+                    await until(lambda: bool(n1.messages))
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        # The stranger that waited has hung up meanwhile, and a member gets in.
+        await n2.links.stop()
+        await still_serves(n1, n2.restarted())
+        assert len(logged(caplog, "peer.accept_failed")) < 20, "it kept the loop busy"
+
+
+async def test_stopping_twice_is_harmless(certs: Path) -> None:
+    (n1,) = cluster(certs, "n1")
+    await n1.links.start()
+    await n1.links.stop()
+    await n1.links.stop()
 
 
 async def test_an_address_that_is_taken_is_an_os_error(certs: Path) -> None:

@@ -93,7 +93,9 @@ class _TlsListener:
         self._watch()
 
     def close(self) -> None:
-        """Accept no more; handshakes under way are given up."""
+        """Accept no more; handshakes under way are given up. Safe to repeat."""
+        if self._socket.fileno() < 0:
+            return
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._socket)
