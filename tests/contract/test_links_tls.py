@@ -249,6 +249,21 @@ async def test_without_file_descriptors_the_listener_waits_and_goes_on(
         assert len(logged(caplog, "peer.accept_failed")) < 20, "it kept the loop busy"
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_connection_is_closed_however_far_it_has_come_when_the_member_stops(
+    certs: Path, turns: int
+) -> None:
+    """In the backlog, accepted, or in its handshake: none of them stays open."""
+    (n1,) = cluster(certs, "n1")
+    async with running(n1):
+        # The kernel connects it; the loop has had no turn yet.
+        waiting = socket.create_connection(split_address(n1.address), timeout=5)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    with waiting:
+        assert await asyncio.to_thread(_read_to_end, waiting) == b""
+
+
 async def test_stopping_twice_is_harmless(certs: Path) -> None:
     (n1,) = cluster(certs, "n1")
     await n1.links.start()
@@ -261,6 +276,13 @@ async def test_an_address_that_is_taken_is_an_os_error(certs: Path) -> None:
     async with running(n1):
         with pytest.raises(OSError, match="in use"):
             await n1.restarted().links.start()
+
+
+def _read_to_end(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1)
+    except ConnectionResetError:
+        return b""
 
 
 def _sent_until_closed(connection: socket.socket, data: bytes) -> None:
