@@ -14,6 +14,7 @@ from seamfill_chaos.checkers.agreement import Agreement, Life
 from seamfill_chaos.checkers.judge import judge
 from seamfill_chaos.history import History
 from seamfill_coordinator.machine.outcomes import (
+    Already,
     Completed,
     Granted,
     Outcome,
@@ -67,8 +68,8 @@ def _told(outcome: Outcome) -> object:
     match outcome:
         case Rejected(reason=reason):
             return reason
-        case Completed():
-            return Completed
+        case Already() | Completed():
+            return type(outcome)
         case Granted(grants=grants):
             return [(grant.symbol, grant.start_ms, grant.end_ms, grant.fence) for grant in grants]
         case _:
