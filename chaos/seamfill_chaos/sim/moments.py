@@ -36,6 +36,7 @@ REQUIRED: Final = {
     "node.wiped": "a node lost all its data",
     "disk.killed": "a process ended between two changes of its disk",
     "disk.power_lost": "the power went between two changes of a disk",
+    "fault.crash_voter": "a node ended right after it had voted",
     "fault.pause": "a process was paused",
     "fault.one_way": "a link was cut in one direction",
     "fault.flap": "a link broke and mended again and again",

@@ -40,6 +40,7 @@ class Nemesis:
             Fault.POWER: self._power,
             Fault.POWER_ALL: self._power_all,
             Fault.CRASH_AT_STEP: self._crash_at_step,
+            Fault.CRASH_VOTER: self._crash_voter,
             Fault.PAUSE: self._pause,
             Fault.STALL: self._stall,
             Fault.ISOLATE: self._isolate,
@@ -147,6 +148,25 @@ class Nemesis:
         node.fail_at_step(fault, steps, self._fate())
         await self._for_a_while(0.5, 8.0)
         node.disarm()
+        self._operator.look_after(node)
+
+    async def _crash_voter(self) -> None:
+        """End the next node that votes, right after it said so, and have it back at once."""
+        voted: asyncio.Future[str] = self._loop.create_future()
+
+        def on_vote(name: str) -> None:
+            if not voted.done():
+                voted.set_result(name)
+
+        self._world.observer.on_vote = on_vote
+        node = self._world.nodes[await voted]
+        self._note(Fault.CRASH_VOTER, node=node.name)
+        await asyncio.sleep(self._rng.choice((0.0, self._rng.uniform(0.0, 0.005))))
+        if self._rng.random() < 0.5:
+            node.kill()
+        else:
+            node.lose_power(self._fate())
+        await self._for_a_while(0.01, 1.0)
         self._operator.look_after(node)
 
     async def _pause(self) -> None:

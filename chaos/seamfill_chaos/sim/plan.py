@@ -32,6 +32,7 @@ class Fault(Enum):
     POWER = "power"
     POWER_ALL = "power_all"
     CRASH_AT_STEP = "crash_at_step"
+    CRASH_VOTER = "crash_voter"
     PAUSE = "pause"
     STALL = "stall"
     ISOLATE = "isolate"
@@ -53,6 +54,7 @@ _MEAN_EVERY_S: Final = {
     Fault.POWER: 15.0,
     Fault.POWER_ALL: 40.0,
     Fault.CRASH_AT_STEP: 12.0,
+    Fault.CRASH_VOTER: 6.0,
     Fault.PAUSE: 15.0,
     Fault.STALL: 8.0,
     Fault.ISOLATE: 20.0,

@@ -24,7 +24,6 @@ from seamfill_chaos.history import Ending
 from seamfill_chaos.sim.nemesis import Nemesis
 from seamfill_chaos.sim.operator import Operator
 from seamfill_chaos.sim.plan import Plan, draw_plan
-from seamfill_chaos.sim.process import Machine, Process
 from seamfill_chaos.sim.world import World
 from seamfill_coordinator.machine.commands import Barrier
 from seamfill_coordinator.machine.outcomes import Done
@@ -106,8 +105,7 @@ def _live(world: World, result: RunResult) -> None:
         world.loop.spawn_outside(world.look_again_and_again())
         world.loop.run_until(plan.faults_until_s)
         nemesis.end()
-        prober = Process(world.loop, Machine(world.loop, "probe"))
-        prober.spawn(_recover(world, result))
+        world.process("probe").spawn(_recover(world, result))
         world.loop.run_until(plan.seconds)
         if result.recovered_s is None:
             raise Unlively(f"not whole {LIVENESS_S:g} s after the last fault")

@@ -54,7 +54,8 @@ class World:
         self.addresses = {name: f"{name}:7000" for name in names}
         rates = plan.clock_rates or (1.0,) * plan.nodes
         self.nodes = {name: self._node(name, rate) for name, rate in zip(names, rates, strict=True)}
-        self.callers: list[Process] = []
+        self._processes: list[Process] = []
+        """All there ever were: what the ended ones were doing is let go of with the world."""
 
     def rng(self, part: str) -> random.Random:
         """Return the generator of one part of this world."""
@@ -79,13 +80,18 @@ class World:
         for number in range(workload.claimers + workload.fillers):
             is_claimer = number < workload.claimers
             name = f"c{number + 1}" if is_claimer else f"w{number + 1 - workload.claimers}"
-            process = Process(self.loop, Machine(self.loop, name))
+            process = self.process(name)
             kind: type[Claimer | Filler] = Claimer if is_claimer else Filler
             work = kind(
                 self.caller(name), loop=self.loop, rng=self.rng(f"work {name}"), plan=workload
             )
             process.spawn(work.run(until_s))
-            self.callers.append(process)
+
+    def process(self, name: str) -> Process:
+        """Return a new process on a machine of its own."""
+        process = Process(self.loop, Machine(self.loop, name))
+        self._processes.append(process)
+        return process
 
     def caller(self, name: str) -> Caller:
         """Return a new caller; it must run in a process of its own."""
@@ -142,6 +148,15 @@ class World:
     def count(self, event: str) -> None:
         self.moments[event] += 1
 
+    def _begins(self, node: Node, process: Process) -> None:
+        self._processes.append(process)
+        self.observer.begins(node, process)
+
+    def _node_event(self, event: str) -> None:
+        self.count(event)
+        if event == "node.serves":
+            self.look()  # now it knows what it remembers, and nothing that it was told since
+
     def note(self, event: str, **facts: Any) -> None:
         """Note what the world itself did, in the trace and in the history."""
         self.trace.add("world", event, **facts)
@@ -166,8 +181,8 @@ class World:
             trace=self.trace,
             machine=machine,
             make_replica=self._replica,
-            on_event=self.count,
-            on_life=self.observer.begins,
+            on_event=self._node_event,
+            on_life=self._begins,
         )
         node.slow_syncs, node.stall_s = self.plan.slow_syncs, self.plan.stall_s
         return node
@@ -197,11 +212,8 @@ class World:
         )
 
     def _end(self) -> None:
-        for node in self.nodes.values():
-            if node.process is not None:
-                node.process.end()
-                node.process.bury()
-        for process in self.callers:
+        for process in self._processes:
             process.end()
+        for process in self._processes:
             process.bury()
         self.loop.close()
