@@ -292,6 +292,11 @@ class Core:
         self.tick()
         self._core._SyncObj__raftElectionDeadline = math.inf
 
+    def put_off_heartbeat(self) -> None:
+        """Note that every member was just sent something, which says as much as a heartbeat."""
+        self._enter()
+        self._core.put_off_heartbeat()
+
     def append(self, entry: bytes, done: Callable[[Applied | None], None] | None = None) -> int:
         """Append an entry to our log and return its index. Only for a leader.
 
@@ -452,10 +457,13 @@ class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         # Stock sends unbounded batches, pickles commands that are larger, and busies itself for a
         # whole period while a snapshot is written.
+        self.put_off_heartbeat()
+        self.seamfill_replicate()
+
+    def put_off_heartbeat(self) -> None:
         self._SyncObj__newAppendEntriesTime = (
             syncobj_module.monotonicTime() + self.conf.appendEntriesPeriod
         )
-        self.seamfill_replicate()
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
         return math.inf
