@@ -273,7 +273,8 @@ class Core:
 
     def next_index(self, node_id: str) -> int:
         """Index of the next entry to send to the member."""
-        return int(self._core._SyncObj__raftNextIndex.get(self._node(node_id), self.last_index + 1))
+        known: int | None = self._core._SyncObj__raftNextIndex.get(self._node(node_id))
+        return self.last_index + 1 if known is None else known
 
     def set_next_index(self, node_id: str, index: int) -> None:
         self._core._SyncObj__raftNextIndex[self._node(node_id)] = index
