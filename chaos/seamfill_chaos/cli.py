@@ -10,6 +10,7 @@ from seamfill_chaos.exchange.cli import exchange
 from seamfill_chaos.flapping.cli import flapping
 from seamfill_chaos.kills.cli import kills
 from seamfill_chaos.parts.cli import parts
+from seamfill_chaos.sim.cli import sim
 
 
 @click.group(cls=Program)
@@ -23,3 +24,4 @@ main.add_command(exchange)
 main.add_command(flapping)
 main.add_command(kills)
 main.add_command(parts)
+main.add_command(sim)

@@ -81,6 +81,16 @@ class Agreement:
         """Term → who led it."""
         return dict(self._leaders)
 
+    @property
+    def commands(self) -> dict[int, bytes]:
+        """Index → command, of all that any node applied."""
+        return {index: entry.command for index, entry in self.committed.items()}
+
+    @property
+    def terms(self) -> dict[int, int]:
+        """Index → term, of the same."""
+        return {index: entry.term for index, entry in self.committed.items()}
+
     def applied(self, life: Life, index: int, term: int, command: bytes) -> None:
         """A machine command was applied. Entries that the machine does not see are not told."""
         track = self._track(life)

@@ -1,8 +1,9 @@
-"""One contended key as a lock that expires, and a history's operations on it.
+"""Contended keys as locks that expire, and a history's operations on them.
 
-Owns the sequential specification of claims (lease-machine.md, Compatibility leases) for one opaque
-key, and the linearizability of a whole history key by key. Trusts nothing but the answers. Must not
-know the log; ``resolve`` alone looks at what was committed, to tell what unknown outcomes were.
+Owns the sequential specification of claims (lease-machine.md, Compatibility leases), and the
+linearizability of a whole history: key by key, and where keys name ranges that may overlap, name by
+name. Trusts nothing but the answers. Must not know the log; ``resolve`` alone looks at what was
+committed, to tell what unknown outcomes were.
 
 **How time enters, and why that is sound.** A claim granted at true time t with ttl d may end, by
 itself, at any time from t + d on, and it may also never end: the lease clock stands still without
@@ -15,17 +16,18 @@ operation happens before its own end. Such a system has a solution exactly when 
 meets the ends; ``step`` computes the least solution and refuses when an end is missed. Hence the
 search neither misses an early expiry that every order needs nor reports one that some order avoids.
 
-Expiry is assumed only when an answer needs a free key. Assuming it earlier gains nothing: until
+Expiry is assumed only when an answer needs a free place. Assuming it earlier gains nothing: until
 then every answer is the one that the live claim gives.
 
-The lease clock never runs faster than true time, but it is read in whole milliseconds once a term:
-``SLACK_MS`` covers those roundings and the ones of the history.
+The lease clock never runs faster than the leaders' own clocks. These may drift (``CLOCK_DRIFT``),
+and are read in whole milliseconds once a term: ``SLACK_MS`` covers those roundings and the ones of
+the history.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -37,6 +39,7 @@ from seamfill_chaos.checkers.linearizability import (
     Finding,
     search,
 )
+from seamfill_chaos.checkers.places import Place, place_of
 from seamfill_chaos.checkers.replay import CommittedRequest
 from seamfill_chaos.checkers.violation import Checker, Violation
 from seamfill_chaos.history import Ending, History, Operation, Read, Seen
@@ -55,25 +58,37 @@ from seamfill_coordinator.machine.outcomes import (
     RejectReason,
 )
 
-__all__ = ["ClaimKey", "KeyCall", "KeyState", "check_linearizability", "resolve"]
+__all__ = [
+    "SLACK_MS",
+    "ClaimKeys",
+    "KeyCall",
+    "KeysState",
+    "calls_by_name",
+    "check_linearizability",
+    "resolve",
+]
 
 SLACK_MS: Final = 20
 """Two roundings a term; more than ten changes of leader inside one ttl would need more."""
+CLOCK_DRIFT: Final = 200
+"""A clock may gain one part in so many; a bad crystal gains one in 10,000."""
 TTL_DEFAULT_MS: Final = 120_000
 TTL_MIN_MS: Final = 1_000
 TTL_MAX_MS: Final = 600_000
 DONE_REFUSES_MS: Final = 10_000
-_HIDDEN: Final = -1
+HIDDEN: Final = -1
 """The token of a grant that nobody was told of."""
 _FOREVER: Final = 1 << 62
 
+Name = tuple[str, ...]
 Asked = Claim | CompleteClaim | FailClaim | Read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyCall:
-    """One operation on the key. ``answer`` None: nobody knows what it was, if it took place."""
+    """One operation on a key. ``answer`` None: nobody knows what it was, if it took place."""
 
+    place: Place
     asked: Asked
     answer: Outcome | Seen | None
     invoked_at_ms: int
@@ -85,124 +100,186 @@ class KeyCall:
         return _FOREVER if self.returned_at_ms is None else self.returned_at_ms + 1
 
 
-class KeyState(NamedTuple):
-    """Who holds the key since the last operation, at the least time this can be.
+class Live(NamedTuple):
+    """A claim that has not ended as far as is known. ``expires_ms``: not before that does it end by
+    itself."""
 
-    ``token`` None: nobody. ``expires_ms``: not before that does the claim end by itself.
-    ``quiet_ms``: after a completion, not before that is the key granted again. ``last_token``: the
-    highest that was granted as far as is known.
+    place: Place
+    token: int
+    holder: str
+    expires_ms: int
+
+
+class Quiet(NamedTuple):
+    """A place that was completed. ``until_ms``: not before that is it granted again."""
+
+    place: Place
+    until_ms: int
+
+
+class KeysState(NamedTuple):
+    """Who holds what since the last operation, at the least time this can be.
+
+    Both tuples are sorted by place; ``last_token`` is the highest granted as far as is known.
     """
 
     now_ms: int = 0
-    token: int | None = None
-    holder: str = ""
-    expires_ms: int = 0
-    quiet_ms: int | None = None
+    live: tuple[Live, ...] = ()
+    quiet: tuple[Quiet, ...] = ()
     last_token: int = 0
 
 
-class ClaimKey:
+class ClaimKeys:
     """The specification. ``abandons_unknown``: a node may undo a grant that nobody heard of, as the
     HTTP service does; then such a claim may end at once."""
 
     def __init__(self, *, abandons_unknown: bool = False) -> None:
         self._abandons_unknown = abandons_unknown
 
-    def initial(self) -> KeyState:
-        return KeyState()
+    def initial(self) -> KeysState:
+        return KeysState()
 
-    def step(self, state: KeyState, value: KeyCall) -> KeyState | None:
-        now = state._replace(now_ms=max(state.now_ms, value.invoked_at_ms))
-        then = self._apply(now, value)
+    def step(self, state: KeysState, value: KeyCall) -> KeysState | None:
+        if value.invoked_at_ms > state.now_ms:
+            state = state._replace(now_ms=value.invoked_at_ms)
+        then = self._apply(state, value)
         if then is None or then.now_ms > value.latest_ms:
             return None
         return then
 
-    def _apply(self, state: KeyState, call: KeyCall) -> KeyState | None:
+    def split(self, state: KeysState, /) -> tuple[Hashable, tuple[int, ...]]:
+        """Times and tokens are only ever required to lie above these."""
+        exact = (
+            tuple([claim[:3] for claim in state.live]),
+            tuple([quiet.place for quiet in state.quiet]),
+        )
+        times_ms = [claim.expires_ms for claim in state.live]
+        times_ms += [quiet.until_ms for quiet in state.quiet]
+        return exact, (state.now_ms, state.last_token, *times_ms)
+
+    def _apply(self, state: KeysState, call: KeyCall) -> KeysState | None:
         match call.asked, call.answer:
             case Claim() as claim, Claimed(token=token, ttl_ms=ttl_ms):
-                return _granted(state, claim, int(token), ttl_ms)
+                return _granted(state, call.place, claim, int(token), ttl_ms)
             case Claim() as claim, None:
                 ttl_ms = 0 if self._abandons_unknown else _ttl_ms(claim)
-                return _granted(state, claim, _HIDDEN, ttl_ms)
+                return _granted(state, call.place, claim, HIDDEN, ttl_ms)
             case Claim(), Rejected(reason=RejectReason.HELD) as refusal:
-                return _held(state, refusal)
+                return state if _is_held(state, call.place, refusal) else None
             case (CompleteClaim() | FailClaim()) as finish, ClaimFinished() | None:
-                return _finished(state, finish)
+                return _finished(state, call.place, finish)
             case (CompleteClaim() | FailClaim()) as finish, Rejected() as refusal:
-                return _not_finished(state, finish, refusal)
+                return _not_finished(state, call.place, finish, refusal)
             case Read(), Seen(token=None):
-                return _freed(state)
+                return _freed(state, call.place)
             case Read(), Seen(token=str(token)):
-                return _bound(state, int(token))
+                return _bound(state, call.place, int(token))
             case Claim(), Rejected():
                 return state  # a definite no for another reason: no effect, and no knowledge
         return None  # an answer that this operation never has
 
 
-def _granted(state: KeyState, claim: Claim, token: int, ttl_ms: int) -> KeyState | None:
-    free = _freed(state)
-    if token != _HIDDEN and token <= free.last_token:
+def _granted(
+    state: KeysState, place: Place, claim: Claim, token: int, ttl_ms: int
+) -> KeysState | None:
+    """Grant as soon as all that overlaps can have ended."""
+    if token != HIDDEN and token <= state.last_token:
         return None
-    now_ms = max(free.now_ms, free.quiet_ms or 0)
-    return KeyState(
+    now_ms = state.now_ms
+    live, quiet = [], []
+    for other in state.live:
+        if other.place.overlaps(place):
+            now_ms = max(now_ms, other.expires_ms)
+        else:
+            live.append(other)
+    for done in state.quiet:
+        if done.place.overlaps(place):
+            now_ms = max(now_ms, done.until_ms)
+        else:
+            quiet.append(done)
+    expires_ms = now_ms + max(0, ttl_ms - _slack_ms(ttl_ms))
+    live.append(Live(place, token, claim.holder or claim.key, expires_ms))
+    return KeysState(
         now_ms=now_ms,
-        token=token,
-        holder=claim.holder or claim.key,
-        expires_ms=now_ms + max(0, ttl_ms - SLACK_MS),
-        last_token=max(token, free.last_token),
+        live=tuple(sorted(live)),
+        quiet=tuple(quiet),
+        last_token=max(token, state.last_token),
     )
 
 
-def _held(state: KeyState, refusal: Rejected) -> KeyState | None:
-    if state.token is None:
-        # Done a moment ago, by a clock that may have stood still since; that names no holder.
-        return state if state.quiet_ms is not None and refusal.holder is None else None
-    # Not every door tells the holder.
-    return state if refusal.holder in (None, state.holder) else None
+def _is_held(state: KeysState, place: Place, refusal: Rejected) -> bool:
+    holders = [claim.holder for claim in state.live if claim.place.overlaps(place)]
+    if refusal.holder is not None:
+        return refusal.holder in holders
+    # Not every door tells the holder. Without one the place may have been completed a moment ago,
+    # by a clock that may have stood still since.
+    return bool(holders) or any(done.place.overlaps(place) for done in state.quiet)
 
 
-def _finished(state: KeyState, finish: CompleteClaim | FailClaim) -> KeyState | None:
-    bound = _bound(state, int(finish.token))
+def _finished(
+    state: KeysState, place: Place, finish: CompleteClaim | FailClaim
+) -> KeysState | None:
+    bound = _bound(state, place, int(finish.token))
     if bound is None:
         return None
-    quiet_ms = None
+    live = tuple([claim for claim in bound.live if claim.place != place])
+    quiet = bound.quiet
     if isinstance(finish, CompleteClaim):
-        quiet_ms = bound.now_ms + DONE_REFUSES_MS - SLACK_MS
-    return KeyState(now_ms=bound.now_ms, quiet_ms=quiet_ms, last_token=bound.last_token)
+        until_ms = bound.now_ms + DONE_REFUSES_MS - _slack_ms(DONE_REFUSES_MS)
+        quiet = (*(done for done in quiet if done.place != place), Quiet(place, until_ms))
+    return bound._replace(live=live, quiet=tuple(sorted(quiet)))
 
 
 def _not_finished(
-    state: KeyState, finish: CompleteClaim | FailClaim, refusal: Rejected
-) -> KeyState | None:
+    state: KeysState, place: Place, finish: CompleteClaim | FailClaim, refusal: Rejected
+) -> KeysState | None:
     match refusal.reason:
         case RejectReason.NOT_FOUND:
-            return _freed(state)
+            return _freed(state, place)
         case RejectReason.STALE_FENCE:
-            is_other = state.token is not None and state.token != int(finish.token)
-            knows = refusal.holder in (None, state.holder)
-            return state if is_other and knows else None
+            live = _at(state, place)
+            if live is None or live.token == int(finish.token):
+                return None
+            return state if refusal.holder in (None, live.holder) else None
     return state
 
 
-def _bound(state: KeyState, token: int) -> KeyState | None:
-    """Return the state in which ``token`` holds the key; a hidden grant may turn out to be it."""
-    if state.token == token:
-        return state
-    if state.token == _HIDDEN and token > state.last_token:
-        return state._replace(token=token, last_token=token)
+def _at(state: KeysState, place: Place) -> Live | None:
+    """Return the claim of exactly this place."""
+    for claim in state.live:
+        if claim.place == place:
+            return claim
     return None
 
 
-def _freed(state: KeyState) -> KeyState:
-    """Return the state in which nobody holds the key, waiting for expiry if somebody does."""
-    if state.token is None:
+def _bound(state: KeysState, place: Place, token: int) -> KeysState | None:
+    """Return the state in which ``token`` holds the place; a hidden grant may turn out to be it."""
+    claim = _at(state, place)
+    if claim is None:
+        return None
+    if claim.token == token:
         return state
-    return KeyState(now_ms=max(state.now_ms, state.expires_ms), last_token=state.last_token)
+    if claim.token != HIDDEN or token <= state.last_token:
+        return None
+    live = tuple([other._replace(token=token) if other is claim else other for other in state.live])
+    return state._replace(live=live, last_token=token)
+
+
+def _freed(state: KeysState, place: Place) -> KeysState:
+    """Return the state in which nobody holds the place, waiting for expiry if somebody does."""
+    claim = _at(state, place)
+    if claim is None:
+        return state
+    live = tuple([other for other in state.live if other is not claim])
+    return state._replace(now_ms=max(state.now_ms, claim.expires_ms), live=live)
 
 
 def _ttl_ms(claim: Claim) -> int:
     return min(max(claim.lease_ms or TTL_DEFAULT_MS, TTL_MIN_MS), TTL_MAX_MS)
+
+
+def _slack_ms(ttl_ms: int) -> int:
+    return SLACK_MS + ttl_ms // CLOCK_DRIFT
 
 
 # Histories
@@ -215,25 +292,21 @@ def check_linearizability(
     resolved: Callable[[], History] | None = None,
     budget: int = DEFAULT_BUDGET,
 ) -> list[Violation]:
-    """Search each key of the history; one that can not be decided is a violation too.
+    """Search each name of the history; one that can not be decided is a violation too.
 
     Answers alone are believed. Only where they leave too many possibilities, ``resolved`` is asked
-    for a history in which unknown outcomes were looked up (``resolve``). Keys must be opaque (no
-    colon): ranges that overlap are not one object.
+    for a history in which unknown outcomes were looked up (``resolve``).
     """
-    specification = ClaimKey(abandons_unknown=abandons_unknown)
+    specification = ClaimKeys(abandons_unknown=abandons_unknown)
     violations: list[Violation] = []
-    looked_up: dict[str, list[Call[KeyCall]]] | None = None
-    for key, calls in sorted(_calls_by_key(history).items()):
-        if ":" in key:
-            violations.append(_violation(f"key {key!r}: ranges can not be checked one by one", ()))
-            continue
+    looked_up: dict[Name, list[Call[KeyCall]]] | None = None
+    for name, calls in sorted(calls_by_name(history).items()):
         verdict = search(calls, specification, budget=budget)
         if verdict.finding is Finding.UNDECIDED and resolved is not None:
-            looked_up = looked_up if looked_up is not None else _calls_by_key(resolved())
-            verdict = search(looked_up.get(key, []), specification, budget=budget)
+            looked_up = looked_up if looked_up is not None else calls_by_name(resolved())
+            verdict = search(looked_up.get(name, []), specification, budget=budget)
         if verdict.finding is not Finding.LINEARIZABLE:
-            told = f"key {key!r}: {verdict.explain()}"
+            told = f"key {':'.join(name)!r}: {verdict.explain()}"
             violations.append(_violation(told, verdict.order[-1:] + verdict.stuck))
     return violations
 
@@ -264,17 +337,20 @@ def resolve(history: History, committed: Iterable[CommittedRequest]) -> History:
     return History(operations=tuple(kept), notes=history.notes)
 
 
-def _calls_by_key(history: History) -> dict[str, list[Call[KeyCall]]]:
-    calls: dict[str, list[Call[KeyCall]]] = defaultdict(list)
+def calls_by_name(history: History) -> dict[Name, list[Call[KeyCall]]]:
+    """Return the operations on each name: what can not exclude each other is apart."""
+    calls: dict[Name, list[Call[KeyCall]]] = defaultdict(list)
     for operation in history.operations:
         for asked, answer in _parts(operation):
+            place = place_of(asked.key)
             value = KeyCall(
+                place=place,
                 asked=asked,
                 answer=answer,
                 invoked_at_ms=operation.invoked_at_ms,
                 returned_at_ms=None if operation.returned is None else operation.returned_at_ms,
             )
-            calls[asked.key].append(
+            calls[place.name].append(
                 Call(
                     number=operation.number,
                     invoked=operation.invoked,

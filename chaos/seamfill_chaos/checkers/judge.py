@@ -6,10 +6,9 @@ number of interesting moments is: that is a property of many runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from seamfill_chaos.checkers.agreement import Agreement
 from seamfill_chaos.checkers.claim_key import check_linearizability, resolve
 from seamfill_chaos.checkers.durability import check_durability, whole_outcome
 from seamfill_chaos.checkers.replay import Moments, replay
@@ -30,19 +29,22 @@ class Judgement:
 
 def judge(
     history: History,
-    agreement: Agreement,
+    commands: Mapping[int, bytes],
+    digests: Mapping[int, str],
     *,
+    terms: Mapping[int, int] | None = None,
     told: Callable[[Outcome], object] = whole_outcome,
     abandons_unknown: bool = False,
 ) -> Judgement:
-    """Check safety; liveness needs to know when faults ended (``liveness``).
+    """Compare what callers heard with the whole committed log.
 
-    ``told``: see ``check_durability``; ``abandons_unknown``: see ``ClaimKey``. Everything committed
-    must have been applied by some node before this is called.
+    ``commands``, ``digests`` and ``terms``: by index, all that any node ever applied or had
+    (``Agreement`` gathers them, and has violations of its own). ``told``: see
+    ``check_durability``; ``abandons_unknown``: see ``ClaimKeys``. Liveness needs to know when
+    faults ended, and is checked apart.
     """
-    replayed = replay(agreement.committed, agreement.digests)
+    replayed = replay(commands, digests, terms=terms)
     violations = [
-        *agreement.violations,
         *replayed.violations,
         *check_durability(history, replayed.requests, told=told),
         *check_linearizability(

@@ -14,9 +14,10 @@ with concurrency, not with length. Two rules keep it small, and neither loses an
 
 * A certain call that may be next and leaves the state as it is, is next. In any order in which it
   comes later it can be moved here, where it changes nothing for the others.
-* A configuration is not tried when one with the same certain calls, the same state and a part of
-  its uncertain calls was: whatever continues this one continues that one too. Without it, each
-  unknown outcome would double the number of configurations.
+* A configuration is not tried when another one *covers* it: one with the same certain calls, a
+  part of its uncertain ones, and a state that allows as much (``Specification.split``). Whatever
+  continues this one continues that one too. Without it, each unknown outcome would double the
+  number of configurations.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import le
 from typing import Final, Generic, Protocol, TypeVar
 
 __all__ = ["Call", "Finding", "Specification", "Verdict", "search"]
@@ -63,6 +65,14 @@ class Specification(Protocol[State, V_contra]):
         """Return the state after this operation with this answer, None if that can not be.
 
         For an uncertain operation: the state after it took effect, None if it would have none.
+        """
+        ...
+
+    def split(self, state: State, /) -> tuple[Hashable, tuple[int, ...]]:
+        """Return what of a state is exact, and its lower bounds.
+
+        Of two states with the same exact part, one whose bounds are all as low or lower must allow
+        every continuation that the other allows.
         """
         ...
 
@@ -141,8 +151,8 @@ class _Search(Generic[State, Value]):
         self._specification = specification
         self._budget = budget
         self._tried = 0
-        self._seen: dict[tuple[int, int, State], list[int]] = {}
-        """Which uncertain calls were used in the configurations tried, for each of the rest."""
+        self._seen: dict[tuple[int, int, Hashable], list[tuple[int, tuple[int, ...]]]] = {}
+        """Uncertain calls and bounds of the configurations tried, for each of the rest."""
 
     def run(self) -> Verdict[State]:
         start = _Configuration(0, 0, 0, self._specification.initial(), 0)
@@ -184,10 +194,12 @@ class _Search(Generic[State, Value]):
         yield from possible
 
     def _is_new(self, there: _Configuration[State]) -> bool:
-        tried = self._seen.setdefault((there.low, there.mask, there.state), [])
-        if any(used & there.used == used for used in tried):
-            return False
-        tried.append(there.used)
+        exact, bounds = self._specification.split(there.state)
+        tried = self._seen.setdefault((there.low, there.mask, exact), [])
+        for used, lower in tried:
+            if used & there.used == used and all(map(le, lower, bounds)):
+                return False
+        tried.append((there.used, bounds))
         return True
 
     def _candidates(self, here: _Configuration[State]) -> list[_Place]:

@@ -4,9 +4,9 @@ Owns what each claim of the contended keys must have been answered, by the time 
 tells. Takes nothing of the machine but the shapes of commands and outcomes, since a model that
 shared its code would share its faults, and the deliberate bugs of the canaries too.
 
-What it does not know: keys that name ranges (a key with a colon is reported, not guessed), table
-limits, more than 1,000 expiries at once. Of operations outside claims and sessions it counts the
-revision and believes what the machine said of fences, as long as those grow.
+What it does not know: table limits, more than 1,000 expiries at once. Of operations outside claims
+and sessions it counts the revision and believes what the machine said of fences, as long as those
+grow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from seamfill_chaos.checkers.places import Place, place_of
 from seamfill_coordinator.machine import commands as c
 from seamfill_coordinator.machine import outcomes as o
 from seamfill_coordinator.machine.outcomes import Rejected, RejectReason
@@ -32,6 +33,7 @@ SESSION_SPAN: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
+    key: str
     token: str
     holder: str
     deadline_ms: int
@@ -55,8 +57,9 @@ class NaiveKeys:
         self._reign_ms = 0
         self._version = 1
         self._fence = 0
-        self._claims: dict[str, _Claim] = {}
-        self._done_ms: dict[str, int] = {}
+        self._claims: dict[Place, _Claim] = {}
+        self._done_ms: dict[tuple[str, ...], dict[Place, int]] = {}
+        """Name → place → when it was completed last."""
         self._clients = 0
         self._sessions: dict[int, _Session] = {}
 
@@ -80,9 +83,9 @@ class NaiveKeys:
         elif stamp.term == self._term and stamp.reign_ms > self._reign_ms:
             self.clock_ms += min(STEP_CAP_MS, stamp.reign_ms - self._reign_ms)
             self._reign_ms = stamp.reign_ms
-        over = [key for key, claim in self._claims.items() if claim.deadline_ms <= self.clock_ms]
-        for key in over:
-            del self._claims[key]
+        over = [at for at, claim in self._claims.items() if claim.deadline_ms <= self.clock_ms]
+        for place in over:
+            del self._claims[place]
         self.expired += len(over)
         for client, session in list(self._sessions.items()):
             if self.clock_ms - session.used_ms >= SESSION_IDLE_MS:
@@ -153,49 +156,57 @@ class NaiveKeys:
         return heard
 
     def _claim(self, claim: c.Claim) -> o.Outcome:
-        if ":" in claim.key or not claim.key:
-            return _impossible(f"the key {claim.key!r} is beyond this model")
-        if claim.lease_ms < 0:
+        if not claim.key or claim.key.startswith("native:") or claim.lease_ms < 0:
             return Rejected(reason=RejectReason.INVALID)
-        held = self._claims.get(claim.key)
-        if held is not None:
-            return self._held(claim.key, held.deadline_ms, held.holder or claim.key)
-        done_ms = self._done_ms.get(claim.key)
-        if done_ms is not None and self.clock_ms < done_ms + DONE_REFUSES_MS:
-            return self._held(claim.key, done_ms + DONE_REFUSES_MS, None)
+        place = place_of(claim.key)
+        refusal = self._held(place)
+        if refusal is not None:
+            return refusal
         ttl_ms = min(max(claim.lease_ms or TTL_DEFAULT_MS, TTL_MIN_MS), TTL_MAX_MS)
         self._fence += 1
         token = str(self._fence)
-        self._claims[claim.key] = _Claim(token, claim.holder, self.clock_ms + ttl_ms)
-        return o.Claimed(token=token, ttl_ms=ttl_ms, completion_ratio=self._ratio(claim.key))
+        self._claims[place] = _Claim(claim.key, token, claim.holder, self.clock_ms + ttl_ms)
+        return o.Claimed(token=token, ttl_ms=ttl_ms, completion_ratio=self._ratio(place))
 
-    def _held(self, key: str, until_ms: int, holder: str | None) -> Rejected:
-        return Rejected(
-            reason=RejectReason.HELD,
-            retry_after_ms=until_ms - self.clock_ms,
-            holder=holder,
-            completion_ratio=self._ratio(key),
-        )
+    def _held(self, place: Place) -> Rejected | None:
+        """Say who or what forbids this claim: of several, the one that lasts longest."""
+        live = [at for at in sorted(self._claims) if at.overlaps(place)]
+        if live:
+            last = max((self._claims[at] for at in live), key=lambda claim: claim.deadline_ms)
+            return self._wait(last.deadline_ms, last.holder or last.key)
+        done = self._done_ms.get(place.name, {})
+        quiet_ms = [at_ms for at, at_ms in done.items() if at.overlaps(place)]
+        if quiet_ms and self.clock_ms < max(quiet_ms) + DONE_REFUSES_MS:
+            return self._wait(max(quiet_ms) + DONE_REFUSES_MS, None)
+        return None
+
+    def _wait(self, until_ms: int, holder: str | None) -> Rejected:
+        wait_ms = until_ms - self.clock_ms
+        return Rejected(reason=RejectReason.HELD, retry_after_ms=wait_ms, holder=holder)
 
     def _finish(self, key: str, token: str, *, is_done: bool) -> o.Outcome:
         if not token:
             return Rejected(reason=RejectReason.INVALID)
-        held = self._claims.get(key)
+        place = place_of(key)
+        held = self._claims.get(place)
         if held is None:
-            return Rejected(reason=RejectReason.NOT_FOUND, completion_ratio=self._ratio(key))
+            return Rejected(reason=RejectReason.NOT_FOUND)
         if held.token != token:
-            return Rejected(
-                reason=RejectReason.STALE_FENCE,
-                holder=held.holder or None,
-                completion_ratio=self._ratio(key),
-            )
-        del self._claims[key]
+            return Rejected(reason=RejectReason.STALE_FENCE, holder=held.holder or None)
+        del self._claims[place]
         if is_done:
-            self._done_ms[key] = self.clock_ms
-        return o.ClaimFinished(completion_ratio=self._ratio(key))
+            self._done_ms.setdefault(place.name, {})[place] = self.clock_ms
+        return o.ClaimFinished(completion_ratio=self._ratio(place))
 
-    def _ratio(self, key: str) -> float:
-        return 1.0 if key in self._done_ms else 0.0
+    def _ratio(self, place: Place) -> float:
+        """Return the share of the place that was ever completed."""
+        done_s, reached_s = 0, place.start_s
+        for other in sorted(self._done_ms.get(place.name, ())):
+            start_s = max(other.start_s, reached_s)
+            stop_s = min(other.stop_s, place.stop_s)
+            done_s += max(stop_s - start_s, 0)
+            reached_s = max(reached_s, stop_s)
+        return done_s / (place.stop_s - place.start_s)
 
 
 def _impossible(why: str) -> Rejected:

@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 
-from seamfill_chaos.checkers.agreement import Committed
 from seamfill_chaos.checkers.naive_keys import NaiveKeys
 from seamfill_chaos.checkers.violation import Checker, Violation
 from seamfill_coordinator.machine.commands import NO_CLIENT, Command, Request
@@ -63,21 +62,28 @@ class Replay:
     moments: Moments
 
 
-def replay(committed: Mapping[int, Committed], digests: Mapping[int, str]) -> Replay:
-    """Apply all commands in order of their index; compare ``digests`` (index → state digest).
+def replay(
+    commands: Mapping[int, bytes],
+    digests: Mapping[int, str],
+    *,
+    terms: Mapping[int, int] | None = None,
+) -> Replay:
+    """Apply all ``commands`` in order of their index; compare ``digests`` (index → state digest).
 
     The log must be whole from its first command on: it is the union of what the nodes applied.
+    With ``terms`` (index → term of the entry) the stamps are compared with them.
     """
-    player = _Player(digests)
-    for index in sorted(committed):
-        player.play(committed[index])
+    player = _Player(digests, terms or {})
+    for index in sorted(commands):
+        player.play(index, commands[index])
     return player.finish()
 
 
 class _Player:
     """The machine, the model, and what was found so far."""
 
-    def __init__(self, digests: Mapping[int, str]) -> None:
+    def __init__(self, digests: Mapping[int, str], terms: Mapping[int, int]) -> None:
+        self._entry_terms = terms
         self._machine = LeaseMachine()
         self._model = NaiveKeys()
         self._decoder = msgspec.msgpack.Decoder(Command)
@@ -87,27 +93,21 @@ class _Player:
         self._violations: list[Violation] = []
         self._terms: set[int] = set()
 
-    def play(self, entry: Committed) -> None:
-        self._check_digests(before=entry.index)
-        self._terms.add(entry.term)
+    def play(self, index: int, encoded: bytes) -> None:
+        self._check_digests(before=index)
         try:
-            command = self._decoder.decode(entry.command)
+            command = self._decoder.decode(encoded)
         except msgspec.MsgspecError as exc:
-            self._found(f"the command can not be read: {exc}", entry.index)
+            self._found(f"the command can not be read: {exc}", index)
             return
-        if command.stamp.term != entry.term:
-            self._found(
-                f"the command is stamped with term {command.stamp.term} "
-                f"and stands in the log of term {entry.term}",
-                entry.index,
-            )
+        self._check_term(index, command.stamp.term)
         rev = self._machine.rev
         replies = self._machine.apply(command).replies
         for difference in self._model.apply(command, replies):
-            self._found(difference, entry.index)
+            self._found(difference, index)
         for request, reply in zip(command.requests, replies, strict=True):
-            done = CommittedRequest(index=entry.index, request=request, reply=reply, rev_before=rev)
-            rev = max(rev, reply.rev) if not reply.repeated else rev
+            done = CommittedRequest(index=index, request=request, reply=reply, rev_before=rev)
+            rev = rev if reply.repeated else max(rev, reply.rev)
             self._requests.append(done)
             self._check_once(done)
 
@@ -131,6 +131,15 @@ class _Player:
                     f"replaying the log gives {mine[:16]}",
                     index,
                 )
+
+    def _check_term(self, index: int, stamped: int) -> None:
+        self._terms.add(stamped)
+        term = self._entry_terms.get(index, stamped)
+        if term != stamped:
+            self._found(
+                f"the command is stamped with term {stamped} and stands in the log of term {term}",
+                index,
+            )
 
     def _check_once(self, done: CommittedRequest) -> None:
         request = done.request

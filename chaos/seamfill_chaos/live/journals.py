@@ -57,9 +57,14 @@ def judge_journals(
         for entry, index, term in journal.entries:
             if index <= committed and entry[0] == EntryKind.COMMAND:
                 agreement.applied(life, index, term, entry[1:])
-    for index, digest in digests.items():
-        agreement.digests.setdefault(index, digest)
-    return [str(violation) for violation in judge(history, agreement, told=_told).violations]
+    judgement = judge(
+        history,
+        agreement.commands,
+        {**digests, **agreement.digests},
+        terms=agreement.terms,
+        told=_told,
+    )
+    return [str(violation) for violation in (*agreement.violations, *judgement.violations)]
 
 
 def _contents(data_dir: Path) -> Contents:

@@ -110,6 +110,10 @@ class RaftNode:
         self._hooks = hooks
         self._now_ms = now_ms
         self._fed_index = 0
+        self._acknowledged: dict[str, int] = {}
+        """Next index of each member, as it last said in this reign."""
+        self._is_stirred = True
+        """Whether anything has happened since the last tick that a tick may act upon."""
         self._reign_term: int | None = None
         self.leader_commit_index: int | None = None
         """What a leader last said to be committed, before it is cut to what is verified here."""
@@ -188,11 +192,21 @@ class RaftNode:
 
     # What happens to it
 
+    @property
+    def needs_turn(self) -> bool:
+        """Whether what has happened since the last turn calls for one before it is due."""
+        return self._is_stirred or self._outbox.is_waiting
+
     def turn(self) -> None:
         """Send, commit, apply, and whatever is due; see the module."""
         core, members = self.core, self.members
         self._feed_what_is_new()
         self._outbox.flush()
+        # A heartbeat asks for an answer and for nothing else, and that answer for nothing at all.
+        # Most of what an idle cluster says is that, and a tick costs more than saying it.
+        if not self._is_stirred and self._now_ms() < self.next_turn_ms:
+            return
+        self._is_stirred = False
         core.tick()
         self._mind_reign()
         self.campaign.mind()
@@ -203,12 +217,14 @@ class RaftNode:
 
     def connected(self, hello: Hello) -> None:
         """Note a new connection; an older one of this node has gone with what was on its way."""
+        self._is_stirred = True
         if hello.node_id in self.members.peers:
             self._forget_connection(hello.node_id)
         self.members.greeted(hello)
 
     def disconnected(self, node_id: str) -> None:
         """Note that the connection has gone."""
+        self._is_stirred = True
         if self.members.gone(node_id):
             self._forget_connection(node_id)
             self.campaign.lost(node_id)
@@ -218,8 +234,10 @@ class RaftNode:
         match message:
             case Append():
                 self._take_append(sender, message)
+                return
             case Appended():
                 self._take_appended(sender, message)
+                return
             case SnapshotPart():
                 self._take_part(sender, message)
             case SnapshotTaken():
@@ -242,6 +260,7 @@ class RaftNode:
                 raise AssertionError("links keep greetings to themselves")
             case _:
                 assert_never(message)
+        self._is_stirred = True
 
     def append(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         """Append a command to the log; it leaves with the next turn. Only for a leader."""
@@ -266,16 +285,19 @@ class RaftNode:
         term = self.core.term if self.core.is_leader else None
         if term != self._reign_term:
             self._reign_term = term
+            self._acknowledged.clear()
             self._feeder.reign_changed()
             self._shipping.stop_all()
 
     def _feed(self, *, heartbeat: bool) -> None:
         self._mind_reign()
         self._fed_index = self.core.last_index
-        self._feeder.feed(self.members.connected, heartbeat=heartbeat)
+        if self._feeder.feed(self.members.connected, heartbeat=heartbeat):
+            self.core.put_off_heartbeat()
 
     def _feed_what_is_new(self) -> None:
         if self.core.is_leader and self.core.last_index > self._fed_index:
+            self._is_stirred = True
             self._feed(heartbeat=False)
 
     def _ship(self, node_id: str) -> None:
@@ -286,6 +308,9 @@ class RaftNode:
         core = self.core
         if not core.is_leader or message.term != core.term or not self.members.is_member(sender):
             return
+        if not message.success or self._acknowledged.get(sender) != message.next_index:
+            self._acknowledged[sender] = message.next_index
+            self._is_stirred = True
         core.deliver_appended(sender, message)
         self._feeder.acknowledged(sender, message)
         if message.success and message.next_index > core.first_index:
@@ -299,6 +324,7 @@ class RaftNode:
         core = self.core
         if not self._is_leaders_word(sender, message.term):
             return
+        term = core.term
         verdict = self._guard.judge(message)
         if verdict.malformed:
             log_event(_log, "replica.append_malformed", level=logging.WARNING, peer=sender)
@@ -313,6 +339,8 @@ class RaftNode:
                 pass
         if verdict.answer is not None:
             self._say(sender, verdict.answer)
+        if message.entries or core.term != term or core.commit_index > core.applied_index:
+            self._is_stirred = True
 
     def _deliver_append(self, sender: str, append: Append) -> None:
         first_new = append.previous_index + 1

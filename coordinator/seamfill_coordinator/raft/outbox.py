@@ -51,6 +51,11 @@ class Outbox:
         self._synced_term = journal.getCurrentTerm()
         self._waiting: list[tuple[str, Message]] = []
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._waiting)
+
     def say(self, node_id: str, message: Message) -> None:
         """Send with the next ``flush``."""
         self._waiting.append((node_id, message))

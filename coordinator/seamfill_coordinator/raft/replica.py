@@ -358,7 +358,8 @@ class PysyncobjReplica:
         node = self._node
         if node is not None:
             self._guarded(lambda: step(node))
-            self._wake()
+            if node.needs_turn:
+                self._wake()
 
     # Reigns
 
