@@ -30,6 +30,7 @@ from seamfill_coordinator import console
 from seamfill_coordinator.config import load_config
 from seamfill_coordinator.raft.certs_cli import certs
 from seamfill_coordinator.raft.journal_cli import journal
+from seamfill_coordinator.raft.offline_cli import inspect, replay, restore
 
 __all__ = ["main"]
 
@@ -170,6 +171,9 @@ def version() -> None:
 console.attach(main)
 main.add_command(certs)
 main.add_command(journal)
+main.add_command(replay)
+for offline in (inspect, restore):
+    console.snapshot.add_command(offline)
 
 
 def _print_ready(document: dict[str, Any]) -> None:
