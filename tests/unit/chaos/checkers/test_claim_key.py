@@ -13,7 +13,16 @@ from msgspec.structs import replace
 from seamfill_chaos.checkers.claim_key import SLACK_MS, check_linearizability, resolve
 from seamfill_chaos.checkers.replay import replay
 from seamfill_chaos.history import History, Operation, Read, Recorder, Seen
-from seamfill_coordinator.machine.commands import Claim, CompleteClaim, FailClaim, Request
+from seamfill_coordinator.machine.codec import encode_command
+from seamfill_coordinator.machine.commands import (
+    Barrier,
+    Claim,
+    Command,
+    CompleteClaim,
+    FailClaim,
+    Request,
+    Stamp,
+)
 from seamfill_coordinator.machine.outcomes import (
     Claimed,
     ClaimFinished,
@@ -278,16 +287,39 @@ def test_a_completed_range_is_quiet_for_those_that_overlap_it() -> None:
         assert story.is_linearizable() is is_fine
 
 
-def test_what_can_not_be_decided_is_a_violation_unless_the_log_decides() -> None:
+def test_what_can_not_be_decided_is_a_violation() -> None:
+    (violation, *_) = check_linearizability(contention(7).recorder.history(), budget=20)
+    assert "undecided" in str(violation)
+
+
+def test_the_log_tells_what_unknown_outcomes_were() -> None:
     world = contention(7)
     history = world.recorder.history()
     committed = replay(world.agreement.commands, world.agreement.digests).requests
-    (violation, *_) = check_linearizability(history, budget=20)
-    assert "undecided" in str(violation)
     resolved = resolve(history, committed)
-    assert check_linearizability(history, budget=20, resolved=lambda: resolved)
-    assert not check_linearizability(resolved)
+    assert check_linearizability(resolved) == []
     assert len(resolved.operations) < len(history.operations), "some never took effect"
+    late = [op for op in resolved.operations if op.returned is None]
+    assert late and all(op.answer is not None for op in late)
+
+
+def test_an_anonymous_effect_that_nobody_was_told_of_is_found_by_what_it_asks() -> None:
+    """Of two equal requests the one that began first counts as the one that took effect."""
+    story = Story()
+    claim = Claim(key="k", lease_ms=TTL_MS, holder="a")
+    lost = [story.begin("a", claim) for _ in range(2)]
+    for number in lost:
+        story.recorder.unknown(number, "no answer")
+    story.claim("b", replace(HELD, holder="a"))
+    command = Command(
+        version=1,
+        stamp=Stamp(term=1, reign_ms=0, wall_ms=0),
+        requests=(Request(operations=(Barrier(),)), Request(operations=(claim,))),
+    )
+    committed = replay({1: encode_command(command)}, {}).requests
+    first, last = resolve(story.recorder.history(), committed).operations
+    assert (first.number, first.answer) == (lost[0], committed[1].reply)
+    assert last.caller == "b"
 
 
 seeds = st.integers(0, 2**32)
