@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from seamfill.terminal import Program
 from seamfill_chaos.demo.cli import demo
 from seamfill_chaos.exchange.cli import exchange
 from seamfill_chaos.parts.cli import parts
 
 
-@click.group()
+@click.group(cls=Program)
 @click.version_option(package_name="seamfill")
 def main() -> None:
     """Break things on purpose: a lying exchange, simulated runs, and what checks them."""

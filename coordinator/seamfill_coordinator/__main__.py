@@ -1,6 +1,14 @@
 """``python -m seamfill_coordinator`` is the command ``coordinator``."""
 
-from seamfill_coordinator.cli import main
+from seamfill.entry import run_program
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command."""
+    run_program("coordinator", "seamfill_coordinator.cli")
+
 
 if __name__ == "__main__":
     main()

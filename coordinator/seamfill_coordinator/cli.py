@@ -22,8 +22,10 @@ from typing import Any, Final
 
 import click
 
+from seamfill.entry import loading
 from seamfill.errors import InvalidInput, SeamfillError
 from seamfill.logs import configure_logging
+from seamfill.terminal import Program
 from seamfill_coordinator import console
 from seamfill_coordinator.config import load_config
 from seamfill_coordinator.raft.certs_cli import certs
@@ -31,6 +33,7 @@ from seamfill_coordinator.raft.journal_cli import journal
 
 __all__ = ["main"]
 
+PROGRAM: Final = "coordinator"
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_CONFLICT: Final = 4
@@ -49,7 +52,7 @@ _EXIT_CODES: Final = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run and operate seamfill's coordinators: the nodes that own the leases on backfill work."""
 
@@ -114,7 +117,8 @@ async def _serve(flags: dict[str, object]) -> None:
     level = logging.getLevelNamesMapping()[config.log_level.upper()]
     configure_logging(level=level, node=config.node_id)
     # Imported here: `coordinator status` should not load a server and a consensus library.
-    from seamfill_coordinator.app import run_node
+    with loading(PROGRAM):
+        from seamfill_coordinator.app import run_node
 
     await run_node(config, on_ready=_print_ready)
 
@@ -147,7 +151,8 @@ def dev(*, nodes: int, data_dir: Path, port: int | None, respawn_s: float | None
     Prints one JSON line on stdout when all nodes serve HTTP, with each node's url, pid and the line
     that starts it by hand.
     """
-    from seamfill_coordinator.dev import DevPlan, run_dev
+    with loading(PROGRAM):
+        from seamfill_coordinator.dev import DevPlan, run_dev
 
     configure_logging(node="dev")
     if port is not None and port + nodes - 1 > 65_535:

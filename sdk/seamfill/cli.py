@@ -28,6 +28,7 @@ from seamfill.terminal import (
     TIME,
     Exit,
     Output,
+    Program,
     emit,
     execute,
     exit_code,
@@ -59,7 +60,7 @@ presets_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name=PROGRAM)
 def main() -> None:
     """Market history without unexplained holes.

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
+from seamfill.entry import INTERRUPTED
 from seamfill.errors import (
     BackfillViolated,
     ConformancePipelineError,
@@ -42,6 +43,7 @@ __all__ = [
     "TIME",
     "Exit",
     "Output",
+    "Program",
     "emit",
     "execute",
     "exit_code",
@@ -68,7 +70,7 @@ class Exit(IntEnum):
     TIMED_OUT = 6
     INCOMPLETE = 7
     INVALID = 8
-    INTERRUPTED = 130
+    INTERRUPTED = INTERRUPTED
 
 
 class Output(StrEnum):
@@ -109,6 +111,17 @@ def output_option(*allowed: Output) -> Callable[[F], F]:
         callback=lambda _ctx, _param, value: Output(value),
         help="How the result is printed on stdout.",
     )
+
+
+class Program(click.Group):
+    """A console script's commands: an interrupted one ends with 130, where click's ends with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say(f"{ctx.info_name}: interrupted")
+            raise SystemExit(Exit.INTERRUPTED) from None
 
 
 def execute(work: Coroutine[Any, Any, T], *, program: str) -> T:

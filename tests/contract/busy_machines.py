@@ -19,7 +19,7 @@ EXCUSED_FROM_MS: Final = 100
 """A loop that was held up for so long may have cost a leader its term: followers wait 300 to 600 ms
 for a heartbeat that is sent every 50, and it passes two loop turns on its way."""
 
-ROUNDS: Final = 5
+ROUNDS: Final = 8
 _BEAT_S: Final = 0.01
 
 

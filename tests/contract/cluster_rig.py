@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Protocol
 
 from contract.plain_network import PlainNetwork
+from contract.unsynced_files import UnsyncedFiles
 from seamfill_coordinator.machine.commands import OpenSession, Operation, Request
 from seamfill_coordinator.machine.outcomes import Opened, Reply
 from seamfill_coordinator.ports import free_ports
 from seamfill_coordinator.raft.aggregator import AggregatorLimits
 from seamfill_coordinator.raft.compaction import CompactionLimits
-from seamfill_coordinator.raft.journal_files import Files, OsFiles
+from seamfill_coordinator.raft.journal_files import Files
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 from seamfill_coordinator.raft.solo import SoloReplica
 from seamfill_coordinator.raft.timing import RaftTiming
@@ -170,14 +171,18 @@ class ClusterPlan:
     fatal: list[tuple[str, BaseException]] = field(default_factory=list)
     compaction: CompactionLimits = field(default_factory=CompactionLimits)
     lives: dict[str, int] = field(default_factory=dict)
-    files: Callable[[str], Files] = lambda _node_id: OsFiles()
+    files: Callable[[str], Files] = lambda _node_id: UnsyncedFiles()
     """The disk of a node, by its id."""
 
     def __post_init__(self) -> None:
         self.move()
 
     def move(self) -> None:
-        self.addresses = {node_id: f"127.0.0.1:{free_port()}" for node_id in self.node_ids}
+        # Asked for together: two calls may name the same port.
+        ports = free_ports(len(self.node_ids))
+        self.addresses = {
+            node_id: f"127.0.0.1:{port}" for node_id, port in zip(self.node_ids, ports, strict=True)
+        }
 
     def begin_again(self) -> None:
         """Another directory, other ports: nothing of what was before is left."""

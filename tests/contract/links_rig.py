@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from contract.cluster_rig import free_port
 from contract.plain_network import PlainNetwork
+from seamfill_coordinator.ports import free_ports
 from seamfill_coordinator.raft.frames import frame_of
 from seamfill_coordinator.raft.links import Links
 from seamfill_coordinator.raft.messages import (
@@ -86,7 +86,8 @@ class Addresses:
     """The addresses of a cluster whose members need not all be there."""
 
     def __init__(self, *node_ids: str) -> None:
-        self.of = {node_id: f"127.0.0.1:{free_port()}" for node_id in node_ids}
+        ports = free_ports(len(node_ids))
+        self.of = {n: f"127.0.0.1:{port}" for n, port in zip(node_ids, ports, strict=True)}
 
     def node(
         self,

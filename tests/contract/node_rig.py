@@ -12,6 +12,7 @@ from pathlib import Path
 
 from contract.journal_rig import Fatal
 from seamfill_chaos.disk import Fate, SimulatedDisk
+from seamfill_coordinator.machine.codec import apply_encoded, command_version
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.compaction import CompactionLimits
@@ -24,6 +25,7 @@ from seamfill_coordinator.raft.timing import RaftTiming
 CLUSTER = "c1"
 DIRECTORY = Path("/data")
 TIMING = RaftTiming()
+SEGMENT_BYTES = 16 << 10
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Peer:
         store = SnapshotStore(DIRECTORY / "snapshots", self.disk, cluster_id=CLUSTER)
         newest = store.newest()
         self.applied.clear()
+        self.lease_machine = LeaseMachine() if newest is None else store.load(newest)
         journal = open_journal(
             DIRECTORY / "journal",
             cluster_id=CLUSTER,
@@ -58,6 +61,7 @@ class Peer:
             fatal=Fatal(),
             files=self.disk,
             snapshot_index=None if newest is None else newest.last_index,
+            segment_bytes=SEGMENT_BYTES,
         )
         self.node = RaftNode(
             NodeSettings(
@@ -81,7 +85,9 @@ class Peer:
 
     def apply(self, index: int, command: bytes) -> Applied:
         self.applied.append((index, command))
-        return Applied(replies=())
+        if command_version(command) is None:
+            return Applied(replies=())
+        return apply_encoded(self.lease_machine, command)
 
     def machine(self) -> LeaseMachine:
         return self.lease_machine
@@ -108,7 +114,11 @@ class Cluster:
     """Some peers, a clock and what is on its way between them."""
 
     def __init__(
-        self, *node_ids: str, compaction: CompactionLimits | None = None, founded: bool = True
+        self,
+        *node_ids: str,
+        compaction: CompactionLimits | None = None,
+        founded: bool = True,
+        disks: dict[str, SimulatedDisk] | None = None,
     ) -> None:
         self.node_ids = node_ids
         self.compaction = compaction or CompactionLimits()
@@ -116,6 +126,7 @@ class Cluster:
         self.packets: list[Packet] = []
         self.peers = {n: Peer(self, n, f"life-1-of-{n}") for n in node_ids}
         for peer in self.peers.values():
+            peer.disk = (disks or {}).get(peer.node_id, peer.disk)
             peer.start()
         if founded:
             self.connect()

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from contract.busy_machines import excused
-from contract.cluster_rig import free_port, until
+from contract.cluster_rig import until
 from contract.http_rig import T0, WORKER, Facts, HttpRig, SteppedClock, backfill, covered, serving
 from contract.plain_network import PlainNetwork
+from contract.unsynced_files import UnsyncedFiles
+from seamfill_coordinator.ports import free_ports
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 
 pytestmark = [
@@ -46,8 +48,9 @@ class Cluster:
 
     async def begin(self) -> None:
         """Start all nodes on fresh ports; return when each is ready."""
-        self.peer_ports = {n: free_port() for n in NODES}
-        self.http_ports = {n: free_port() for n in NODES}
+        ports = free_ports(2 * len(NODES))
+        self.peer_ports = dict(zip(NODES, ports[::2], strict=True))
+        self.http_ports = dict(zip(NODES, ports[1::2], strict=True))
         await self.start(*NODES)
         await self.ready()
 
@@ -102,6 +105,7 @@ class Cluster:
                 data_dir=data_dir,
             ),
             network=PlainNetwork(),
+            files=UnsyncedFiles(),
             on_fatal=lambda what, exc: pytest.fail(f"{what}: {exc}"),
         )
 

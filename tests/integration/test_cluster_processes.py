@@ -422,6 +422,8 @@ async def test_a_directory_of_another_node_or_cluster_is_refused(
         ("peer", "n2"),
         ("node_id", "a b"),
         ("log_level", "loud"),
+        ("profile", "production"),
+        ("certs", "/does/not/exist"),
     ],
 )
 def test_a_bad_flag_is_named(tmp_path: Path, name: str, value: str) -> None:
@@ -429,6 +431,25 @@ def test_a_bad_flag_is_named(tmp_path: Path, name: str, value: str) -> None:
     assert refused.returncode == 2
     assert f"--{name.replace('_', '-')}" in refused.stderr
     assert refused.stdout == ""
+    assert not (tmp_path / "data").exists(), "nothing may start before all is valid"
+
+
+def test_peers_need_certificates_and_prod_real_ones(tmp_path: Path) -> None:
+    certs = tmp_path / "certs"
+    line = serve_line(tmp_path / "data", peer="n2=127.0.0.1:9", peer_listen="127.0.0.1:8")
+    without = run_to_end(*line)
+    assert without.returncode == 2
+    assert "--certs: is needed" in without.stderr
+    assert "coordinator certs init --dir DIR --node n1 --node n2" in without.stderr
+    made = run_to_end(
+        *(program("coordinator"), "certs", "init", "--dir", certs),
+        *("--node", "n1", "--node", "n2"),
+    )
+    assert made.returncode == 0
+    refused = run_to_end(*line, "--certs", certs, "--profile", "prod")
+    assert refused.returncode == 2
+    assert "--certs: " in refused.stderr
+    assert "is a development CA" in refused.stderr
     assert not (tmp_path / "data").exists(), "nothing may start before all is valid"
 
 

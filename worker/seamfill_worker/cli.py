@@ -18,6 +18,7 @@ import click
 
 from seamfill.errors import InvalidInput, SeamfillError
 from seamfill.logs import configure_logging
+from seamfill.terminal import Program
 from seamfill_worker.app import run_worker
 from seamfill_worker.config import (
     TTL_MS_MAX,
@@ -36,7 +37,7 @@ EXIT_USAGE = 2
 EXIT_REPLACED = 4
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="seamfill", prog_name="seamfill-worker")
 def main() -> None:
     """Fill windows of market data: claim leases, fetch, write, read back, complete."""

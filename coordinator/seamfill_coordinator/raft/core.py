@@ -213,7 +213,9 @@ class Core:
     @property
     def heartbeat_due_ms(self) -> int:
         """When a leader's next heartbeat is due: the first ms that is later than the core's."""
-        return int(self._core._SyncObj__newAppendEntriesTime * 1000) + 1
+        # A sum of seconds may lie a hair below its ms: cut off as it is, the due time would be the
+        # present one, at which the core does nothing, and turns would follow each other for a ms.
+        return int(self._core._SyncObj__newAppendEntriesTime * 1000 + 0.001) + 1
 
     @property
     def leader_id(self) -> str | None:

@@ -50,7 +50,7 @@ MARK_NAME: Final = "mark"
 PARTIAL_SUFFIX: Final = ".partial"
 _SEGMENT_SUFFIX: Final = ".segment"
 _DIGITS: Final = 16
-_RESERVE_GLANCE_BYTES: Final = 16
+_ZEROS: Final = bytes(4096)
 
 
 class JournalCorrupt(SeamfillError):
@@ -303,9 +303,12 @@ class _SegmentReader:
         contents.unmarked = self.data[contents.unmarked_from : offset]
 
     def _only_reserve_from(self, offset: int) -> bool:
-        # The few bytes first: they answer for every group, and the rest can be long.
-        head = self.data[offset : offset + _RESERVE_GLANCE_BYTES]
-        return not head.strip(b"\0") and not self.data[offset:].strip(b"\0")
+        # Compared in place: the reserve is long, and a copy of it, or a look at each byte, slow.
+        whole_end = offset + (len(self.data) - offset) // len(_ZEROS) * len(_ZEROS)
+        for at in range(offset, whole_end, len(_ZEROS)):
+            if not self.data.startswith(_ZEROS, at):
+                return False
+        return not self.data[whole_end:].strip(b"\0")
 
     @staticmethod
     def _begin(contents: Contents, summary: SegmentSummary, group: Group) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from seamfill.errors import InvalidInput
-from seamfill_coordinator.config import Address, NodeConfig, configures_a_node, load_config
+from seamfill_coordinator.config import (
+    Address,
+    NodeConfig,
+    Profile,
+    configures_a_node,
+    load_config,
+)
 
 LEAST: dict[str, object] = {"node-id": "n1", "cluster-id": "c1", "data-dir": "/data"}
 
@@ -30,7 +36,9 @@ def test_the_least_configuration_is_a_cluster_of_one_on_loopback() -> None:
 
 def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
-    file.write_text('listen = "127.0.0.1:1"\nlog_level = "error"\npeer = ["n2=127.0.0.1:7"]\n')
+    file.write_text(
+        'listen = "127.0.0.1:1"\nlog_level = "error"\npeer = ["n2=127.0.0.1:7"]\ncerts = "c"\n'
+    )
     environment = {"COORDINATOR_LISTEN": "127.0.0.1:2", "COORDINATOR_CONFIG": str(file)}
     assert load(environment, listen="127.0.0.1:3").listen.port == 3
     assert load(environment).listen.port == 2
@@ -59,8 +67,9 @@ def test_a_regular_name_wins_over_an_alias() -> None:
 
 def test_peers_come_from_repeated_flags_or_one_variable() -> None:
     expected = {"n2": Address("10.0.0.2", 1), "n3": Address("::1", 2)}
-    assert load(peer=("n2=10.0.0.2:1", "n3=[::1]:2")).peers == expected
-    assert load({"COORDINATOR_PEER": "n2=10.0.0.2:1, n3=[::1]:2"}).peers == expected
+    assert load(peer=("n2=10.0.0.2:1", "n3=[::1]:2"), certs="c").peers == expected
+    variables = {"COORDINATOR_PEER": "n2=10.0.0.2:1, n3=[::1]:2", "COORDINATOR_CERTS": "c"}
+    assert load(variables).peers == expected
 
 
 def test_an_address_reads_back_as_it_was_written() -> None:
@@ -81,6 +90,7 @@ def test_an_address_reads_back_as_it_was_written() -> None:
         ("listen", "127.0.0.1:65536"),
         ("listen", "127.0.0.1:-1"),
         ("listen", "127.0.0.1:٣"),
+        ("profile", "production"),
         ("peer-listen", "127.0.0.1:8080"),
         ("peer", ("n2",)),
         ("peer", ("n1=127.0.0.1:1",)),
@@ -117,11 +127,33 @@ def test_peers_need_a_port_they_can_know() -> None:
 def test_a_member_that_listens_everywhere_must_say_where_it_is_reached() -> None:
     listen, peer = "0.0.0.0:8080", ("n2=10.0.0.2:1",)
     with pytest.raises(InvalidInput) as refusal:
-        load(listen=listen, peer=peer)
+        load(listen=listen, peer=peer, certs="c")
     assert refusal.value.field == "advertise-url"
-    config = load(listen=listen, peer=peer, advertise_url="http://10.0.0.1:8080/")
+    config = load(listen=listen, peer=peer, certs="c", advertise_url="http://10.0.0.1:8080/")
     assert config.advertise_url == "http://10.0.0.1:8080"
     assert load(listen=listen).advertise_url is None, "alone, nobody needs to reach it"
+
+
+@pytest.mark.parametrize("profile", ["dev", "prod"])
+def test_peers_without_certificates_are_refused_with_the_command_that_makes_them(
+    profile: str,
+) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        load(peer=("n3=10.0.0.3:1", "n2=10.0.0.2:1"), profile=profile)
+    assert refusal.value.field == "certs"
+    assert "coordinator certs init --dir DIR --node n1 --node n2 --node n3" in refusal.value.message
+
+
+def test_certificates_and_profile_come_from_the_same_three_places(tmp_path: Path) -> None:
+    assert (load().certs, load().profile) == (None, Profile.DEV)
+    file = tmp_path / "node.toml"
+    file.write_text('certs = "from-file"\nprofile = "prod"\n')
+    environment = {"COORDINATOR_CERTS": "from-environment", "COORDINATOR_PROFILE": "PROD"}
+    config = load(environment, certs="from-flag", config=str(file))
+    assert (config.certs, config.profile) == (Path("from-flag"), Profile.PROD)
+    assert load(environment, config=str(file)).certs == Path("from-environment")
+    config = load(config=str(file))
+    assert (config.certs, config.profile) == (Path("from-file"), Profile.PROD)
 
 
 @pytest.mark.parametrize(

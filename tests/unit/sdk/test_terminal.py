@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from seamfill.errors import (
     BackfillViolated,
@@ -15,7 +17,7 @@ from seamfill.errors import (
     SeamlessSLAExceeded,
     StoreRefused,
 )
-from seamfill.terminal import Exit, execute, exit_code, plain_table
+from seamfill.terminal import Exit, Program, execute, exit_code, plain_table
 
 
 def refused(status: int) -> RequestRefused:
@@ -51,6 +53,20 @@ def test_an_error_is_told_in_one_line_on_stderr(capsys: pytest.CaptureFixture[st
     assert caught.value.code == Exit.USAGE
     out, err = capsys.readouterr()
     assert (out, err) == ("", "tool: --start: is no time\n")
+
+
+def test_a_command_that_is_interrupted_ends_with_130() -> None:
+    @click.group(cls=Program)
+    def tool() -> None:
+        pass
+
+    @tool.command()
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    ended = CliRunner().invoke(tool, ["work"])
+    assert (ended.exit_code, ended.stdout) == (Exit.INTERRUPTED, "")
+    assert ended.stderr == "tool: interrupted\n"
 
 
 def test_a_plain_table_is_aligned_and_has_no_trailing_blanks() -> None:
