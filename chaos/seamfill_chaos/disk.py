@@ -167,8 +167,10 @@ class SimulatedDisk:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path)) from None
 
     def _check_room(self, size: int) -> None:
+        if self.capacity is None:
+            return
         used = sum(len(inode.now) for inode in self._names.values())
-        if self.capacity is not None and used + size > self.capacity:
+        if used + size > self.capacity:
             raise OSError(errno.ENOSPC, "no space left on the simulated disk")
 
 
@@ -178,6 +180,11 @@ class SimulatedFile:
     def __init__(self, disk: SimulatedDisk, inode: _Inode) -> None:
         self._disk = disk
         self._inode = inode
+
+    @property
+    def path(self) -> Path:
+        """Its newest name."""
+        return self._inode.path
 
     def write(self, offset: int, data: bytes) -> None:
         self._disk._step("write", self._inode.path)

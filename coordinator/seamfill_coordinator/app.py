@@ -32,6 +32,7 @@ from seamfill_coordinator.http.app import build_app
 from seamfill_coordinator.raft.certs import RENEW_DAYS
 from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.credentials import load_credentials
+from seamfill_coordinator.raft.journal_files import Files
 from seamfill_coordinator.raft.network import Network, NoNetwork
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
 from seamfill_coordinator.raft.tls import TlsNetwork
@@ -50,10 +51,13 @@ class AddressInUse(SeamfillError):
     code = "address_in_use"
 
 
-async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], None]) -> None:
+async def run_node(
+    config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], None], files: Files | None = None
+) -> None:
     """Run one node until it is told to stop; return when it has drained.
 
-    ``on_ready`` gets the ready line's document when HTTP is served.
+    ``on_ready`` gets the ready line's document when HTTP is served. ``files`` is where journal and
+    snapshots go, if not to the operating system's.
     Raises ``DataDirInUse``, ``DataDirUnusable``, ``AddressInUse``; ``InvalidInput`` when the
     certificates can not be used.
     """
@@ -63,7 +67,10 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
         with _bound("listen", config.listen) as listener:
             host, port = listener.getsockname()[:2]
             config = replace(config, listen=Address(host, port))
-            async with _serving(config, network, data_dir, listener) as url, StopSignal() as stop:
+            async with (
+                _serving(config, network, data_dir, listener, files) as url,
+                StopSignal() as stop,
+            ):
                 on_ready(
                     {
                         "event": "ready",
@@ -82,7 +89,11 @@ async def run_node(config: NodeConfig, *, on_ready: Callable[[dict[str, Any]], N
 
 @asynccontextmanager
 async def _serving(
-    config: NodeConfig, network: Network, data_dir: DataDir, listener: socket.socket
+    config: NodeConfig,
+    network: Network,
+    data_dir: DataDir,
+    listener: socket.socket,
+    files: Files | None,
 ) -> AsyncIterator[str]:
     url = config.advertise_url or _url_of(config.listen)
     clock = SystemClock()
@@ -100,6 +111,7 @@ async def _serving(
             segment_bytes=config.journal_segment_bytes,
         ),
         network=network,
+        files=files,
         clock=clock,
     )
     try:

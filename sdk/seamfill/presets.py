@@ -55,10 +55,9 @@ ConnectorName = Annotated[str, Meta(min_length=3, max_length=200, pattern=_CONNE
 
 
 class DataKind(StrEnum):
-    """What a row of the dataset is; picks the conformance schema."""
+    """What a row of the dataset is; picks the conformance schema. No store takes others yet."""
 
     OHLCV = "ohlcv"
-    TRADES = "trades"
 
 
 _KINDS: Final = tuple(kind.value for kind in DataKind)

@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+import pytest
+
+from contract.cluster_rig import until
 from contract.plain_network import PlainNetwork
 from seamfill_coordinator.ports import free_ports
 from seamfill_coordinator.raft.frames import frame_of
@@ -117,6 +120,16 @@ async def running(*nodes: Node) -> AsyncIterator[None]:
     finally:
         for node in nodes:
             await node.links.stop()
+
+
+async def both_connected(n1: Node, n2: Node) -> None:
+    await until(lambda: n1.links.is_connected(n2.node_id) and n2.links.is_connected(n1.node_id))
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the reasons of all ``peer.refused`` lines."""
+    lines = [r for r in caplog.records if r.getMessage() == "peer.refused"]
+    return [line.__dict__["seamfill_facts"]["reason"] for line in lines]
 
 
 @dataclass(slots=True)

@@ -138,7 +138,7 @@ class Cluster:
     def connect(self, *node_ids: str) -> None:
         """Connect these among each other, all if none is named; again is a new connection."""
         names = node_ids or self.node_ids
-        hellos: dict[str, Hello] = {n: self[n].hello for n in names}
+        hellos: dict[str, Hello] = {n: self[n].members.hello for n in names}
         for name in names:
             for other in names:
                 if other != name:
@@ -170,7 +170,7 @@ class Cluster:
         ]
         self.packets = [p for p in self.packets if p not in due]
         for packet in due:
-            if packet.sender in self[packet.receiver].peers:
+            if packet.sender in self[packet.receiver].members.peers:
                 self[packet.receiver].received(packet.sender, packet.message)
         return [packet.message for packet in due]
 
@@ -195,7 +195,7 @@ class Cluster:
         for peer in self.peers.values():
             # All are due by now; the others get one more timeout.
             if peer.node_id != node_id:
-                peer.node._elections.voted(self.now_ms)
+                peer.node.campaign._elections.voted(self.now_ms)
         self.turn(node_id)
         self.settle()
         assert self[node_id].core.is_leader

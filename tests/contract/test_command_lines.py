@@ -271,6 +271,45 @@ def test_workers_and_sources_are_listed_drained_and_paused(world: World) -> None
     assert world.coordinator("health").exit_code == 0
 
 
+def test_a_source_that_nobody_has_offered_is_paused_with_a_warning(world: World) -> None:
+    """Pausing before the workers start is fine; a slip of the pen must not look like it."""
+    early = world.coordinator("source", "pause", "ccxt:kraken")
+    assert (early.exit_code, early.stdout) == (0, "ccxt:kraken is paused\n")
+    assert "no worker has offered 'ccxt:kraken' yet" in early.stderr
+    world.create()
+    world.do(world.worker.acquire())
+    slip = world.coordinator("source", "pause", "ccxt:binace", "-o", "json")
+    assert json.loads(slip.stdout) == {"source": "ccxt:binace", "state": "paused"}
+    assert "did you mean ccxt:binance?" in slip.stderr
+    assert (
+        "did you mean ccxt:binance?" in world.coordinator("source", "resume", "ccxt:binanc").stderr
+    )
+    known = world.coordinator("source", "pause", "ccxt:binance")
+    assert (known.exit_code, known.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("output", [(), ("-o", "json")], ids=["table", "json"])
+def test_a_lease_that_nobody_knows_is_not_shown(world: World, output: tuple[str, ...]) -> None:
+    missing = world.coordinator("lease", "show", "garbage", *output)
+    assert (missing.exit_code, missing.stdout) == (3, "")
+    assert "nothing is known of 'garbage'" in missing.stderr
+    bad = world.coordinator("lease", "show", "native:garbage", *output)
+    assert (bad.exit_code, bad.stdout) == (2, "")
+    assert "native:DATASET|SYMBOL|START_MS|END_MS" in bad.stderr
+
+
+def test_a_lease_is_shown_while_it_is_held_or_something_overlaps_it(world: World) -> None:
+    world.create()
+    (lease,) = world.do(world.worker.acquire())
+    key = f"native:{SERIES.dataset}|{SERIES.symbol}|{lease.start_ms}|"
+    held = world.coordinator("lease", "show", f"{key}{lease.end_ms}")
+    assert held.exit_code == 0
+    assert held.stdout.startswith("held by bench")
+    inside = world.coordinator("lease", "show", f"{key}{lease.start_ms + MINUTE_MS}")
+    assert inside.exit_code == 0
+    assert inside.stdout.startswith("not held\noverlaps native:")
+
+
 def test_a_second_store_for_a_dataset_is_refused_by_the_name_of_the_field(world: World) -> None:
     world.create()
     other = world.coordinator(

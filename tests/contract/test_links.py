@@ -9,12 +9,22 @@ import os
 import pickle
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from contract.cluster_rig import until
-from contract.links_rig import FAST, Addresses, Node, hello_of, running, stranger
+from contract.links_rig import (
+    FAST,
+    Addresses,
+    Node,
+    both_connected,
+    hello_of,
+    refusals,
+    running,
+    stranger,
+)
 from contract.plain_network import PlainNetwork
 from seamfill_coordinator.raft.frames import frame_of
 from seamfill_coordinator.raft.link import FRAME_BYTES_MAX, FRAMES_PER_TURN, HELLO_BYTES_MAX
@@ -36,16 +46,6 @@ GIBIBYTE = 1 << 30
 def pair() -> tuple[Node, Node]:
     addresses = Addresses("n1", "n2")
     return addresses.node("n1"), addresses.node("n2")
-
-
-async def both_connected(n1: Node, n2: Node) -> None:
-    await until(lambda: n1.links.is_connected(n2.node_id) and n2.links.is_connected(n1.node_id))
-
-
-def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return the reasons of all ``peer.refused`` lines."""
-    lines = [r for r in caplog.records if r.getMessage() == "peer.refused"]
-    return [line.__dict__["seamfill_facts"]["reason"] for line in lines]
 
 
 # Members among themselves
@@ -178,6 +178,17 @@ async def test_idle_members_stay_connected_and_a_silent_one_is_dropped() -> None
         n2.links._current["n1"].keep_alive = lambda: None  # type: ignore[method-assign]
         await until(lambda: ("disconnected", "n2") in n1.events)
         await until(lambda: n1.events[-1] == ("connected", "n2"))
+
+
+async def test_after_a_stall_of_its_own_a_member_judges_nobody() -> None:
+    """What the others said meanwhile may still lie in the sockets."""
+    n1, n2 = pair()
+    async with running(n1, n2):
+        await both_connected(n1, n2)
+        time.sleep(1.5 * FAST.connection_timeout_ms / 1_000)  # noqa: ASYNC251  # the stall itself
+        n1.links.send("n2", Vote(term=1))
+        await until(lambda: bool(n2.messages))
+        assert (n1.events, n2.events) == ([("connected", "n2")], [("connected", "n1")])
 
 
 async def test_a_peer_that_does_not_read_is_held_back_and_cut_off_at_the_cap(
@@ -435,11 +446,13 @@ async def test_a_member_that_floods_leaves_the_loop_to_others() -> None:
     async with running(n1), stranger(n1.address) as other:
         other.say(hello_of("n2"), *(Vote(term=t) for t in range(5 * FRAMES_PER_TURN)))
         await until(lambda: bool(n1.messages))
-        seen = [0]
+        seen, was_reading = [0], []
         loop = asyncio.get_running_loop()
+        link = n1.links._current["n2"]
 
         def look() -> None:
             seen.append(len(n1.messages))
+            was_reading.append(link.transport.is_reading())
             if seen[-1] < 5 * FRAMES_PER_TURN:
                 loop.call_soon(look)
 
@@ -447,6 +460,8 @@ async def test_a_member_that_floods_leaves_the_loop_to_others() -> None:
         await until(lambda: len(n1.messages) == 5 * FRAMES_PER_TURN)
         steps = [later - earlier for earlier, later in itertools.pairwise(seen)]
         assert max(steps[1:]) <= FRAMES_PER_TURN
+        assert not all(was_reading), "what it did not deliver yet would pile up"
+        assert link.transport.is_reading()
     assert [message for _, message in n1.messages] == [
         Vote(term=t) for t in range(5 * FRAMES_PER_TURN)
     ]

@@ -5,73 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from contract.cluster_rig import until
-from contract.links_rig import Addresses, Node, Stranger, hello_of, running
-from contract.test_links import both_connected, refusals
-from seamfill_coordinator.raft.certs import init_certificates
-from seamfill_coordinator.raft.credentials import load_credentials
+from contract.links_rig import Addresses, Node, both_connected, hello_of, refusals, running
+from contract.tls_rig import (
+    closed,
+    cluster,
+    made,
+    network,
+    showing,
+    silent,
+    still_serves,
+    tls_stranger,
+)
 from seamfill_coordinator.raft.messages import Hello, SnapshotPart, Vote
 from seamfill_coordinator.raft.network import split_address
-from seamfill_coordinator.raft.tls import HANDSHAKES_MAX, TlsNetwork
+from seamfill_coordinator.raft.tls import HANDSHAKES_MAX
 
 
 @pytest.fixture
 def certs(tmp_path: Path) -> Path:
     return made(tmp_path / "certs", "n1", "n2", "n3")
-
-
-def made(directory: Path, *node_ids: str) -> Path:
-    init_certificates(directory, node_ids, now=datetime.now(UTC))
-    return directory
-
-
-def network(certs: Path, node_id: str) -> TlsNetwork:
-    credentials = load_credentials(
-        certs, node_id=node_id, refuse_development=False, now=datetime.now(UTC)
-    )
-    return TlsNetwork(credentials)
-
-
-def cluster(certs: Path, *node_ids: str) -> list[Node]:
-    addresses = Addresses("n1", "n2", "n3")
-    return [addresses.node(node_id, network=network(certs, node_id)) for node_id in node_ids]
-
-
-@asynccontextmanager
-async def tls_stranger(address: str, context: ssl.SSLContext) -> AsyncIterator[Stranger]:
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname="")
-    try:
-        yield Stranger(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-def showing(certs: Path, node_id: str | None) -> ssl.SSLContext:
-    """Return a client's context with this node's certificate, or none; it believes anybody."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    if node_id is not None:
-        context.load_cert_chain(certs / f"{node_id}.crt", certs / f"{node_id}.key")
-    return context
-
-
-async def still_serves(n1: Node, n2: Node) -> None:
-    """Prove that ``n1`` is unharmed: a member connects and is heard."""
-    async with running(n2):
-        await both_connected(n1, n2)
-        n2.links.send("n1", Vote(term=77))
-        await until(lambda: ("n2", Vote(term=77)) in n1.messages)
 
 
 async def test_members_talk_and_come_back(certs: Path) -> None:
@@ -102,8 +63,8 @@ async def test_nodes_with_certificates_of_different_cas_do_not_talk(
     async with running(n1, foreign):
         await until(lambda: any(r.getMessage() == "peer.unreachable" for r in caplog.records))
         await still_serves(n1, n2)
-    assert foreign.events == []
-    assert [node_id for _, node_id in n1.events] == ["n2", "n2"]
+        assert foreign.events == []
+        assert {node_id for _, node_id in n1.events} == {"n2"}
 
 
 async def test_a_listener_does_not_take_a_client_of_another_ca(
@@ -177,6 +138,43 @@ async def test_a_dialer_does_not_talk_to_a_member_that_poses_as_another(
             await both_connected(n2, n3)
 
 
+async def test_the_ca_is_changed_one_node_at_a_time(certs: Path, tmp_path: Path) -> None:
+    """As the how-to says: believe both, show the new one, forget the old one."""
+    new = made(tmp_path / "new", "n1", "n2")
+    new_ca = (new / "ca.crt").read_bytes()
+    own = {node_id: shutil.copytree(certs, tmp_path / node_id) for node_id in ("n1", "n2")}
+    addresses = Addresses("n1", "n2")
+
+    def believe_both(node_id: str) -> None:
+        with (own[node_id] / "ca.crt").open("ab") as file:
+            file.write(new_ca)
+
+    def show_the_new(node_id: str) -> None:
+        for name in (f"{node_id}.crt", f"{node_id}.key"):
+            (own[node_id] / name).write_bytes((new / name).read_bytes())
+
+    def forget_the_old(node_id: str) -> None:
+        (own[node_id] / "ca.crt").write_bytes(new_ca)
+
+    def node(node_id: str) -> Node:
+        return addresses.node(node_id, network=network(own[node_id], node_id))
+
+    lives = {node_id: node(node_id) for node_id in own}
+    try:
+        for each in lives.values():
+            await each.links.start()
+        for step in (believe_both, show_the_new, forget_the_old):
+            for node_id in own:
+                step(node_id)
+                await lives[node_id].links.stop()
+                lives[node_id] = node(node_id)
+                await lives[node_id].links.start()
+                await both_connected(*lives.values())
+    finally:
+        for each in lives.values():
+            await each.links.stop()
+
+
 async def test_junk_and_pickles_end_in_the_handshake(
     certs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,36 +194,29 @@ async def test_junk_and_pickles_end_in_the_handshake(
     assert not trace.exists()
 
 
-async def test_silent_connections_are_bounded_in_number_and_time(
-    certs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_silent_connections_are_bounded_in_number_and_the_oldest_makes_room(
+    certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seamfill_coordinator.raft.tls.HANDSHAKE_S", 0.5)
+    monkeypatch.setattr("seamfill_coordinator.raft.tls.HANDSHAKE_S", 60.0)
     n1, n2 = cluster(certs, "n1", "n2")
-    loop = asyncio.get_running_loop()
-    async with running(n1), AsyncExitStack() as open_sockets:
-        silent = []
-        for _ in range(HANDSHAKES_MAX + 5):
-            silent.append(open_sockets.enter_context(socket.socket()))
-            silent[-1].setblocking(False)
-            await loop.sock_connect(silent[-1], split_address(n1.address))
-        ends = [asyncio.ensure_future(loop.sock_recv(one, 1)) for one in silent]
-        async with asyncio.timeout(5):
-            # The oldest go at once, to make room; the others when their time is over.
+    async with AsyncExitStack() as stack, asyncio.timeout(20):
+        async with running(n1):
+            ends = [await silent(stack, n1.address) for _ in range(HANDSHAKES_MAX + 5)]
             assert await asyncio.gather(*ends[:5]) == [b""] * 5
             assert not any(end.done() for end in ends[5:])
             await still_serves(n1, n2)
-            assert await asyncio.gather(*ends) == [b""] * len(ends)
+        # A member that stops leaves no handshake behind.
+        assert await asyncio.gather(*ends) == [b""] * len(ends)
 
 
-async def test_a_stopped_member_leaves_no_handshake_behind(certs: Path) -> None:
+async def test_a_silent_connection_is_closed_after_a_while(
+    certs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("seamfill_coordinator.raft.tls.HANDSHAKE_S", 0.1)
     (n1,) = cluster(certs, "n1")
-    with socket.socket() as silent:
-        silent.settimeout(5)
-        async with running(n1):
-            await asyncio.to_thread(silent.connect, split_address(n1.address))
-        assert await asyncio.to_thread(silent.recv, 1) == b""
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(*split_address(n1.address))
+    async with running(n1), AsyncExitStack() as stack, asyncio.timeout(10):
+        assert await (await silent(stack, n1.address)) == b""
+        await until(lambda: refusals(caplog) == ["tls"])
 
 
 async def test_an_address_that_is_taken_is_an_os_error(certs: Path) -> None:
@@ -233,12 +224,6 @@ async def test_an_address_that_is_taken_is_an_os_error(certs: Path) -> None:
     async with running(n1):
         with pytest.raises(OSError, match="in use"):
             await n1.restarted().links.start()
-
-
-async def closed(other: Stranger) -> None:
-    """Return when the node has closed; its alert, if it sent one, is an ``SSLError``."""
-    with suppress(ssl.SSLError):
-        await other.is_closed()
 
 
 def _sent_until_closed(connection: socket.socket, data: bytes) -> None:

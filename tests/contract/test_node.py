@@ -12,6 +12,7 @@ from seamfill_chaos.disk import Fate
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.guard import SafetyViolation
+from seamfill_coordinator.raft.members import MembershipRefused
 from seamfill_coordinator.raft.membership import Configuration, Member
 from seamfill_coordinator.raft.messages import (
     Append,
@@ -23,7 +24,7 @@ from seamfill_coordinator.raft.messages import (
     Vote,
     VoteRequest,
 )
-from seamfill_coordinator.raft.node import MembershipRefused, RaftNode
+from seamfill_coordinator.raft.node import RaftNode
 
 
 def propose(node: RaftNode, command: bytes) -> list[Applied | None]:
@@ -45,13 +46,13 @@ def test_the_smallest_id_founds_when_it_sees_all_the_others() -> None:
     cluster = Cluster("n1", "n2", "n3", founded=False)
     cluster.connect("n1", "n2")
     cluster.wait(3_000)
-    assert all(cluster[n].configuration is None for n in cluster.node_ids)
+    assert all(cluster[n].members.configuration is None for n in cluster.node_ids)
     assert cluster.leaders == []
     cluster.connect()
     cluster.settle()
-    founded = {cluster[n].configuration for n in cluster.node_ids}
+    founded = {cluster[n].members.configuration for n in cluster.node_ids}
     assert len(founded) == 1
-    assert [m.node_id for m in cluster["n3"].voters] == ["n1", "n2", "n3"]
+    assert [m.node_id for m in cluster["n3"].members.voters] == ["n1", "n2", "n3"]
 
 
 def test_who_missed_the_founding_learns_of_it_from_anybody() -> None:
@@ -61,9 +62,9 @@ def test_who_missed_the_founding_learns_of_it_from_anybody() -> None:
     cluster.packets = [p for p in cluster.packets if p.receiver == "n2"]
     cluster.deliver(Founded)
     cluster.disconnect("n1")
-    assert cluster["n3"].configuration is None
+    assert cluster["n3"].members.configuration is None
     cluster.settle()
-    assert cluster["n3"].configuration == cluster["n2"].configuration is not None
+    assert cluster["n3"].members.configuration == cluster["n2"].members.configuration is not None
 
 
 def test_a_founding_survives_the_power() -> None:
@@ -71,14 +72,14 @@ def test_a_founding_survives_the_power() -> None:
     cluster.connect()
     cluster.turn("n1")
     cluster.restart("n1")
-    assert cluster["n1"].configuration is not None
+    assert cluster["n1"].members.configuration is not None
 
 
 def test_nodes_that_were_told_of_different_members_found_nothing() -> None:
     cluster = Cluster("n1", "n2", founded=False)
     stranger = Cluster("n1", "n2", "n3", founded=False)
-    cluster["n1"].connected(stranger["n2"].hello)
-    assert cluster["n1"].configuration is None
+    cluster["n1"].connected(stranger["n2"].members.hello)
+    assert cluster["n1"].members.configuration is None
 
 
 # Elections
@@ -99,8 +100,8 @@ def test_a_node_that_is_cut_off_burns_no_terms(three: Cluster) -> None:
 def test_who_hears_a_leader_grants_nothing(three: Cluster) -> None:
     leader = three.elect("n1")
     three.disconnect("n3")
-    three["n3"].connected(three["n2"].hello)
-    three["n2"].connected(three["n3"].hello)
+    three["n3"].connected(three["n2"].members.hello)
+    three["n2"].connected(three["n3"].members.hello)
     for _ in range(20):
         three.wait(100)
         assert three["n3"].core.term == leader.core.term
@@ -213,7 +214,7 @@ def test_an_acknowledgement_of_an_earlier_reign_proves_nothing(three: Cluster) -
 
 def test_an_acknowledgement_of_another_life_of_a_voter_is_not_counted(three: Cluster) -> None:
     leader = three.elect("n1")
-    another_life = msgspec.structs.replace(three["n2"].hello, incarnation="life-2-of-n2")
+    another_life = msgspec.structs.replace(three["n2"].members.hello, incarnation="life-2-of-n2")
     three.disconnect("n2")
     leader.connected(another_life)
     three.disconnect("n3")
@@ -300,7 +301,7 @@ def test_a_member_that_never_answered_and_is_gone_needs_no_snapshot(three: Clust
     assert leader.core.is_leader
     assert leader.core.match_index("n3") == 0
     leader.disconnected("n3")
-    leader.connected(three["n3"].hello)
+    leader.connected(three["n3"].members.hello)
     propose(leader, b"goes on")
     three.settle()
     assert three["n3"].core.last_index == leader.core.last_index
@@ -321,7 +322,7 @@ def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
     assert cluster["n3"].snapshots_installed == 1
     assert cluster["n3"].core.applied_index == leader.core.commit_index
     cluster.restart("n3")
-    assert cluster["n3"].configuration == leader.configuration
+    assert cluster["n3"].members.configuration == leader.members.configuration
     assert cluster["n3"].core.first_index >= leader.core.first_index
 
 
@@ -337,38 +338,38 @@ def test_a_configuration_counts_from_its_append_and_not_after_its_truncation(
     three: Cluster,
 ) -> None:
     old = three.elect("n1")
-    founded = old.configuration
+    founded = old.members.configuration
     three.disconnect("n1")
-    old.change_membership(without(founded, "n3"))
-    assert [m.node_id for m in old.voters] == ["n1", "n2"]
+    old.members.change(without(founded, "n3"))
+    assert [m.node_id for m in old.members.voters] == ["n1", "n2"]
     three.elect("n2")
     three.connect()
     three.wait(500)
-    assert old.configuration == founded
-    assert [m.node_id for m in old.voters] == ["n1", "n2", "n3"]
+    assert old.members.configuration == founded
+    assert [m.node_id for m in old.members.voters] == ["n1", "n2", "n3"]
 
 
 def test_a_change_is_refused_while_another_is_under_way(three: Cluster) -> None:
     leader = three.elect("n1")
-    leader.change_membership(without(leader.configuration, "n3"))
+    leader.members.change(without(leader.members.configuration, "n3"))
     with pytest.raises(MembershipRefused, match="not committed"):
-        leader.change_membership(Configuration(voters=leader.voters))
+        leader.members.change(Configuration(voters=leader.members.voters))
 
 
 def test_two_voters_do_not_change_at_once(three: Cluster) -> None:
     leader = three.elect("n1")
-    n1, n2, n3 = leader.voters
+    n1, n2, n3 = leader.members.voters
     for voters in ((n1,), (n1, n2, Member("n3", "another life")), (n1, n2, n3, n3)):
         with pytest.raises(MembershipRefused):
-            leader.change_membership(Configuration(voters=voters))
+            leader.members.change(Configuration(voters=voters))
     with pytest.raises(MembershipRefused, match="remove itself"):
-        leader.change_membership(without(leader.configuration, "n1"))
+        leader.members.change(without(leader.members.configuration, "n1"))
 
 
 def test_a_learner_is_fed_but_not_counted(three: Cluster) -> None:
     leader = three.elect("n1")
-    *counted, n3 = leader.voters
-    leader.change_membership(Configuration(voters=tuple(counted), learners=(n3,)))
+    *counted, n3 = leader.members.voters
+    leader.members.change(Configuration(voters=tuple(counted), learners=(n3,)))
     three.settle()
     assert not three["n3"].core.is_voter
     three.disconnect("n2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from contract.cluster_rig import ClusterPlan, Rig, cluster_rig, running, until
@@ -9,6 +10,7 @@ from seamfill_coordinator.machine.commands import Claim
 from seamfill_coordinator.machine.outcomes import Claimed, Rejected
 from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.membership import Configuration, Member
+from seamfill_coordinator.raft.messages import Hello
 from seamfill_coordinator.raft.replica import PysyncobjReplica
 
 OFTEN = CompactionLimits(every_entries=40, keep_entries=10)
@@ -38,6 +40,10 @@ def node_of(rig: Rig, node_id: str) -> PysyncobjReplica:
 
 def first_index(rig: Rig, node_id: str) -> int:
     return node_of(rig, node_id)._running_node.core.first_index
+
+
+def peers_of(rig: Rig, node_id: str) -> Mapping[str, Hello]:
+    return node_of(rig, node_id)._running_node.members.peers
 
 
 async def test_a_log_that_was_trimmed_resumes_from_its_snapshot(tmp_path: Path) -> None:
@@ -126,7 +132,9 @@ async def test_wiped_members_do_not_found_a_cluster_beside_the_one_that_is(
         for node_id in ("n1", "n2"):
             plan.wipe(node_id)
         await rig.start()
-        await until(lambda: all(len(node_of(rig, n)._running_node.peers) == 2 for n in rig.nodes))
+        await until(
+            lambda: all(len(node_of(rig, n)._running_node.members.peers) == 2 for n in rig.nodes)
+        )
         assert [node_of(rig, n).configuration is None for n in ("n1", "n2")] == [True, True]
         assert await rig.nodes["n1"].wait_for_leader(timeout_ms=1_500) is None
     assert plan.fatal == []

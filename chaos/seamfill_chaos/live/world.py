@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from seamfill_chaos.live.processes import ManagedProcess, Processes, program
 from seamfill_coordinator.ports import free_ports
 from seamfill_coordinator.raft.certs import init_certificates
 
-__all__ = ["Exchange", "World"]
+__all__ = ["Exchange", "Home", "World", "cluster_view"]
 
 _PROBE_TIMEOUT: Final = aiohttp.ClientTimeout(total=2)
 
@@ -56,11 +56,20 @@ class Exchange:
             return await answer.json()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Where a node lives: the address it is reached at, and the words that put a program there."""
+
+    host: str = "127.0.0.1"
+    enter: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class World:
     """The processes of one run. Build the parts you need, in this order: exchange, nodes, workers.
 
     ``nodes`` maps node id → process; a killed node stays in the map until it is restarted.
+    ``connector`` makes what talks to the nodes, when they are not on this machine's loopback.
     """
 
     processes: Processes
@@ -68,6 +77,8 @@ class World:
     nodes: dict[str, ManagedProcess] = field(default_factory=dict)
     urls: dict[str, str] = field(default_factory=dict)
     workers: dict[str, ManagedProcess] = field(default_factory=dict)
+    data_dirs: dict[str, Path] = field(default_factory=dict)
+    connector: Callable[[], aiohttp.BaseConnector | None] = lambda: None
 
     @property
     def coordinator_urls(self) -> tuple[str, ...]:
@@ -80,23 +91,45 @@ class World:
         )
         return Exchange(process)
 
-    async def start_cluster(self, directory: Path, *, nodes: int = 3) -> None:
-        """Start a cluster of ``nodes`` coordinators; return when it can commit."""
+    async def start_cluster(
+        self,
+        directory: Path,
+        *,
+        nodes: int = 3,
+        options: Sequence[str | Path] = (),
+        homes: Mapping[str, Home] | None = None,
+        programs: Mapping[str, Sequence[str | Path]] | None = None,
+    ) -> None:
+        """Start ``nodes`` coordinators n1, n2, …; return when they can commit.
+
+        ``options`` are more of the command line of ``serve``. ``homes`` and ``programs`` say, by
+        node id, where a node lives and what is started instead of the command ``coordinator``.
+        """
         names = [f"n{number + 1}" for number in range(nodes)]
+        homes = homes or {}
         ports = free_ports(2 * nodes)
-        clients, peers = ports[:nodes], ports[nodes:]
-        peer_of = {name: f"127.0.0.1:{port}" for name, port in zip(names, peers, strict=True)}
+        listen, peer_listen = (
+            {
+                name: f"{homes.get(name, Home()).host}:{port}"
+                for name, port in zip(names, chosen, strict=True)
+            }
+            for chosen in (ports[:nodes], ports[nodes:])
+        )
         certs = directory / "certs"
         init_certificates(certs, names, now=datetime.now(UTC))
         lines: dict[str, list[str | Path]] = {}
-        for name, port in zip(names, clients, strict=True):
-            self.urls[name] = f"http://127.0.0.1:{port}"
-            others = [f"{other}={address}" for other, address in peer_of.items() if other != name]
+        for name in names:
+            self.urls[name] = f"http://{listen[name]}"
+            self.data_dirs[name] = directory / name
+            others = [f"{other}={at}" for other, at in peer_listen.items() if other != name]
             lines[name] = [
-                *(program("coordinator"), "serve", "--node-id", name, "--cluster-id", "live"),
-                *("--listen", f"127.0.0.1:{port}", "--peer-listen", peer_of[name]),
+                *homes.get(name, Home()).enter,
+                *(programs or {}).get(name, (program("coordinator"),)),
+                *("serve", "--node-id", name, "--cluster-id", "live"),
+                *("--listen", listen[name], "--peer-listen", peer_listen[name]),
                 *(word for other in others for word in ("--peer", other)),
                 *("--data-dir", directory / name, "--certs", certs),
+                *options,
             ]
         started = await asyncio.gather(
             *(self.processes.start(name, line) for name, line in lines.items())
@@ -116,7 +149,7 @@ class World:
     async def leader(self) -> str | None:
         """Return the leader's id as the first ready leader tells, or None."""
         for node_id, url in self.urls.items():
-            view = await cluster_view(url)
+            view = await cluster_view(url, self.connector())
             if view is not None and view["ready"] and view["leader"] == node_id:
                 return node_id
         return None
@@ -155,11 +188,16 @@ class World:
         self.workers[name] = await self.processes.restart(self.workers[name])
 
 
-async def cluster_view(url: str) -> dict[str, Any] | None:
-    """Return a node's own view of the cluster, or None when it does not answer."""
+async def cluster_view(
+    url: str, connector: aiohttp.BaseConnector | None = None
+) -> dict[str, Any] | None:
+    """Return a node's own view of the cluster, or None when it does not answer.
+
+    ``connector`` is used for this one question and closed.
+    """
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
         async with (
-            aiohttp.ClientSession(timeout=_PROBE_TIMEOUT) as http,
+            aiohttp.ClientSession(timeout=_PROBE_TIMEOUT, connector=connector) as http,
             http.get(f"{url}/v1/cluster") as answer,
         ):
             if answer.status == 200:

@@ -22,7 +22,7 @@ from seamfill_chaos.sim.process import ProcessEnded, current_process, process_of
 
 __all__ = ["CallbackFailed", "Handle", "Livelock", "VirtualLoop"]
 
-MAX_CALLBACKS_AT_ONCE: Final = 200_000
+MAX_CALLBACKS_AT_ONCE: Final = 20_000
 """So many callbacks at one instant are a loop that feeds itself."""
 
 

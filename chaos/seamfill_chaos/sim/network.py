@@ -70,6 +70,11 @@ class Fabric:
         self._streams: dict[tuple[str, str], list[Stream]] = {}
         self._refused_until_s: dict[str, float] = {}
 
+    @property
+    def swallowed(self) -> int:
+        """How often bytes that had been sent were lost in a cut, and came later."""
+        return sum(way.swallowed for way in self._ways.values())
+
     def network_of(self, process: Process) -> NodeNetwork:
         """Return the network as one process sees it; its connections end when it does."""
         return NodeNetwork(self, process)

@@ -16,8 +16,8 @@ from typing import Final
 from seamfill_chaos.sim.node import Node
 from seamfill_chaos.sim.observer import SafetyBreach
 from seamfill_chaos.sim.world import World
+from seamfill_coordinator.raft.members import MembershipRefused
 from seamfill_coordinator.raft.membership import Configuration, Member
-from seamfill_coordinator.raft.node import MembershipRefused
 from seamfill_coordinator.raft.replica import PysyncobjReplica
 
 __all__ = ["Operator"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -148,7 +149,12 @@ class Process:
         raise ProcessEnded
 
     def bury(self) -> None:
-        """Let go of its tasks when the run is over; whatever that runs, it must have no effect."""
+        """Let go of its tasks when the run is over: what they still do has no effect any more."""
+        for task in self._tasks:
+            coroutine = task.get_coro()
+            if not task.done() and coroutine is not None:
+                with suppress(BaseException):
+                    coroutine.close()
         self._tasks.clear()
 
 

@@ -258,9 +258,9 @@ class Stream(asyncio.Transport):
             at = int(self._way.random() * len(data))
             if at:
                 self._protocol.data_received(data[:at])
-                if self._is_closing:
-                    return
-                data = data[at:]
+                self._unread.append(data[at:])
+                self._read_on()
+                return
         self._protocol.data_received(data)
 
     def _read_on(self) -> None:

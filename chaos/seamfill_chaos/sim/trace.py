@@ -77,14 +77,13 @@ class _Capture(logging.Handler):
 
 @contextmanager
 def captured_logs(on_log: Callable[[str, str, dict[str, Any]], None]) -> Iterator[None]:
-    """Hand every log event of seamfill to ``on_log`` (who, event, facts), and to nobody else."""
-    logger = logging.getLogger("seamfill")
-    before = logger.level, logger.handlers, logger.propagate
-    logger.handlers = [_Capture(on_log)]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    """Hand every log event to ``on_log`` (who, event, facts), and to nobody else."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    root.handlers = [_Capture(on_log)]
+    root.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.handlers, logger.propagate = before[1], before[2]
-        logger.setLevel(before[0])
+        root.handlers = handlers
+        root.setLevel(level)

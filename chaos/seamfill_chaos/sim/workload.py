@@ -65,10 +65,24 @@ class WorkloadPlan:
     fillers: int = 2
     think_s: float = 0.36
     """Mean pause of one caller between two operations."""
+    together: float = 0.8
+    """How often a caller waits for the next beat, at which others ask too: what arrives together
+    shares commands, and meets in them."""
     without_session: float = 0.2
     """How many of the claims carry no identity."""
     nearby_reads: float = 0.3
     """How many of the reads may be answered by any node."""
+
+
+_BEAT_S: Final = 0.4
+
+
+async def _think(loop: VirtualLoop, rng: random.Random, plan: WorkloadPlan) -> None:
+    """Wait until it is time for a caller's next operation."""
+    if rng.random() < plan.together:
+        await asyncio.sleep(_BEAT_S - loop.now % _BEAT_S)
+    else:
+        await asyncio.sleep(rng.expovariate(1 / plan.think_s))
 
 
 class Claimer:
@@ -87,7 +101,7 @@ class Claimer:
         """Ask one thing after the other until then."""
         rng = self._rng
         while True:
-            await asyncio.sleep(rng.expovariate(1 / self._plan.think_s))
+            await _think(self._loop, rng, self._plan)
             if self._loop.now >= until_s:
                 return
             if not self._caller.has_session and not await self._caller.open_session():
@@ -142,7 +156,7 @@ class Filler:
         """Work until then."""
         rng = self._rng
         while True:
-            await asyncio.sleep(rng.expovariate(1 / self._plan.think_s))
+            await _think(self._loop, rng, self._plan)
             if self._loop.now >= until_s:
                 return
             if not self._caller.has_session and not await self._caller.open_session():

@@ -6,8 +6,8 @@ import click
 
 from seamfill.client import CoordinatorClient
 from seamfill.errors import InvalidInput, RequestRefused
-from seamfill.lease_key import NativeKey, parse_native
-from seamfill.protocol.compat import FailClaimRequest
+from seamfill.lease_key import NATIVE_PREFIX, NativeKey, parse_native
+from seamfill.protocol.compat import FailClaimRequest, InspectAnswer
 from seamfill.protocol.leases import LeaseView, RevokeRequest
 from seamfill.protocol.values import LeaseRef, SeriesId
 from seamfill.terminal import TIME, Output, emit, output_option
@@ -79,8 +79,12 @@ def _row(view: LeaseView) -> tuple[object, ...]:
 @endpoint_options
 @output_option()
 def show(*, key: str, endpoints: Endpoints, output: Output) -> None:
-    """Tell what is known of a lease KEY, native:… or a compatibility key."""
-    answer = call(endpoints, lambda client: client.inspect(key))
+    """Tell what is known of a lease KEY, native:… or a compatibility key.
+
+    Exit codes: 0 it is held, was completed, or something overlaps it, 2 a native key that can not
+    be read, 3 nothing is known of it.
+    """
+    answer = call(endpoints, lambda client: _inspect(client, key))
     if output is not Output.TABLE:
         emit(answer, output)
         return
@@ -93,6 +97,20 @@ def show(*, key: str, endpoints: Endpoints, output: Output) -> None:
         click.echo(f"{answer.completion_ratio:.2%} of its range is done")
     for other in answer.overlaps:
         click.echo(f"overlaps {other}")
+
+
+async def _inspect(client: CoordinatorClient, key: str) -> InspectAnswer:
+    if key.startswith(NATIVE_PREFIX) and parse_native(key) is None:
+        raise InvalidInput("key", f"{key!r} is not like native:DATASET|SYMBOL|START_MS|END_MS")
+    answer = await client.inspect(key)
+    if not (answer.held or answer.overlaps or answer.completion_ratio):
+        # The API answers any question about a key; who typed one wants to hear of a slip.
+        raise RequestRefused(
+            f"nothing is known of {key!r}; see `coordinator lease list`",
+            status=404,
+            reason="not_found",
+        )
+    return answer
 
 
 @lease.command()

@@ -21,7 +21,7 @@ import msgspec
 from seamfill_coordinator.machine.model import DIGEST_MODULUS, Row, State
 from seamfill_coordinator.machine.rows import encode_row, plain_state
 
-__all__ = ["hash_dirty_rows", "hash_row", "state_digest"]
+__all__ = ["hash_bytes", "hash_dirty_rows", "hash_row", "state_digest"]
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
@@ -36,19 +36,22 @@ def state_digest(state: State) -> str:
 def hash_dirty_rows(state: State) -> None:
     """Bring ``digest_sum``, and each row's digest and bytes, up to date."""
     total = state.digest_sum
-    from_bytes = int.from_bytes
     for row in state.dirty:
         row.is_dirty = False
         if not row.is_gone:
-            encoded = encode_row(row)
-            fresh = from_bytes(blake2b(encoded, digest_size=16).digest(), "big")
+            row.encoded = encode_row(row)
+            fresh = hash_bytes(row.encoded)
             total += fresh - row.row_digest
             row.row_digest = fresh
-            row.encoded = encoded
     state.dirty.clear()
     state.digest_sum = total % DIGEST_MODULUS
 
 
 def hash_row(row: Row) -> int:
     """Return one row's digest."""
-    return int.from_bytes(blake2b(encode_row(row), digest_size=16).digest(), "big")
+    return hash_bytes(encode_row(row))
+
+
+def hash_bytes(encoded: bytes) -> int:
+    """Return the digest of a row that has these bytes."""
+    return int.from_bytes(blake2b(encoded, digest_size=16).digest(), "big")

@@ -67,6 +67,8 @@ class IntervalMap(Generic[V]):
             return []
         i = bisect_right(self.ends, start)
         j = bisect_left(self.starts, end, i)
+        if i == j:
+            return []
         return list(zip(self.starts[i:j], self.ends[i:j], self.values[i:j], strict=True))
 
     def within(self, start: int, end: int) -> list[Piece[V]]:

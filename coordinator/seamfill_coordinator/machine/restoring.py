@@ -5,8 +5,8 @@ bytes in pieces, as they come from a disk or a leader, so that a large snapshot 
 busy for long: rows are put back and hashed as they arrive, only caches are left for the end.
 ``snapshot.py`` has the format. Must not know files.
 
-Invariant: what ``finish`` returns has the digest that was saved, computed anew from the rows as
-they stand in their tables: what the loader forgot, or misread, is noticed as damage is.
+Invariant: what ``finish`` returns has the digest that was saved, and each of its rows is encoded to
+the bytes that were saved: what the loader forgot, or misread, is noticed as damage is.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from seamfill.protocol.values import Redo
 from seamfill_coordinator.machine import model
 from seamfill_coordinator.machine.claims import locate
 from seamfill_coordinator.machine.commands import Limits
-from seamfill_coordinator.machine.digest import hash_dirty_rows, state_digest
+from seamfill_coordinator.machine.digest import hash_bytes, state_digest
 from seamfill_coordinator.machine.model import Gap, State, Violation, Waiting, Want
 from seamfill_coordinator.machine.outcomes import Accepted, Event
 from seamfill_coordinator.machine.rows import (
     TABLES,
     decode_row,
+    encode_row,
     load_digest,
     load_fact,
     load_listing,
@@ -34,7 +35,6 @@ from seamfill_coordinator.machine.rows import (
 )
 from seamfill_coordinator.machine.schedule import activate
 from seamfill_coordinator.machine.snapshot import FrameReader, SnapshotInvalid
-from seamfill_coordinator.machine.tables import touch
 
 __all__ = ["Restoration", "restore"]
 
@@ -100,9 +100,8 @@ class Restoration:
                 _load_scalars(state, content)
             case "rows":
                 for encoded in content:
-                    self._tables.add(*decode_row(encoded))
+                    self._tables.add(encoded)
                 self._rows += len(content)
-                hash_dirty_rows(state)
             case "finished":
                 state.finished.extend(state.backfills[name] for name in content)
             case "claims_done":
@@ -152,11 +151,24 @@ class _Tables:
             table: getattr(self, f"_add_{table}") for table in TABLES
         }
 
-    def add(self, table: str, plain: Any) -> None:
+    def add(self, encoded: bytes) -> None:
         """Put one row into its table."""
+        table, plain = decode_row(encoded)
         row = self._adders[table](*plain)
+        row.encoded = encoded
         if type(row) is not model.Series:  # a series is whole when its tasks have their leases
-            touch(self._state, row)
+            self._hash(row)
+
+    def _hash(self, row: model.Row) -> None:
+        """Note the row's digest; the row must be what its bytes say.
+
+        Not taken on trust: a loader that forgot a field would give this node another state than
+        its peers have, and none would notice before the row changes.
+        """
+        if encode_row(row) != row.encoded:
+            raise ValueError(f"a {type(row).__name__} that says something else than its bytes")
+        row.row_digest = hash_bytes(row.encoded)
+        self._state.digest_sum += row.row_digest
 
     def rebuild(self) -> None:
         """Derive every cache."""
@@ -168,7 +180,7 @@ class _Tables:
                     for s, e, task in tasks
                 ]
             )
-            touch(state, series)
+            self._hash(series)
             for start, _, task in series.tasks:
                 if type(task) is Waiting:
                     state.waiting_count += 1
@@ -177,6 +189,7 @@ class _Tables:
             for start, _, until_ms in series.quiet:
                 state.due.append((until_ms, series.number, start))
             state.gap_count += sum(1 for fact in series.facts.values if type(fact) is Gap)
+        state.digest_sum %= model.DIGEST_MODULUS
         heapify(state.due)
         state.deadlines = [(lease.deadline_ms, lease.fence) for lease in state.leases.values()]
         heapify(state.deadlines)

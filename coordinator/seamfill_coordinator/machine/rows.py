@@ -6,16 +6,19 @@ of the snapshot format and of the machine version. Caches are left out; ``snapsh
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from seamfill.protocol.values import DatasetSpec, GapReason, ListingDate, Receipt
 from seamfill_coordinator.machine import model
+from seamfill_coordinator.machine.interval_map import IntervalMap
 from seamfill_coordinator.machine.model import Covered, Fact, Gap, Lease, Violation, Waiting
 
 __all__ = ["TABLES", "decode_row", "encode_row", "load_fact", "load_listing", "plain_state"]
 
+V = TypeVar("V")
 Plain = tuple[Any, ...] | list[Any]
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder()
@@ -117,12 +120,21 @@ def _series(row: model.Series) -> Plain:
         row.coverage_rev,
         row.listed_from,
         row.delisted_at,
-        [(s, e, _fact(fact)) for s, e, fact in row.facts],
-        [(s, e, _task(task)) for s, e, task in row.tasks],
-        list(row.redo),
-        [(s, e, _fact(mark)) for s, e, mark in row.redo_failed],
-        list(row.quiet),
+        _pieces(row.facts, _fact),
+        _pieces(row.tasks, _task),
+        _pieces(row.redo),
+        _pieces(row.redo_failed, _fact),
+        _pieces(row.quiet),
     )
+
+
+def _pieces(pieces: IntervalMap[V], plain: Callable[[V], Any] | None = None) -> list[Any]:
+    """Return ranges with plain values. A series is hashed each time a window of it moves, and most
+    of its maps are empty: this is where a digest point spends its time."""
+    if not pieces.starts:
+        return []
+    values: Iterable[Any] = pieces.values if plain is None else map(plain, pieces.values)
+    return list(zip(pieces.starts, pieces.ends, values, strict=True))
 
 
 def _backfill(row: model.Backfill) -> Plain:

@@ -23,10 +23,12 @@ from seamfill_coordinator.raft.digests import DigestPoints
 
 __all__ = ["MAX_UNHASHED_ROWS", "Applier", "MachineTooOld"]
 
-MAX_UNHASHED_ROWS: Final = 4_096
-"""Rows that may wait for the next digest point. Hashing one takes about 2 µs, so that a digest, or
-the capture of a snapshot, takes no longer than this many (and one command's) need; between two
-points 64 large commands could change a hundred thousand."""
+MAX_UNHASHED_ROWS: Final = 2_048
+"""Rows that may wait for the next digest point. Hashing one takes 2 µs, and up to 1 µs more for
+each piece of a series; between two points 64 large commands could change a hundred thousand, and a
+digest, or the capture of a snapshot, would keep the loop for as long as all of them need. Half as
+many, and rows that change often would be hashed so often that a busy leader feels it."""
+
 _log = logging.getLogger("seamfill.coordinator.raft")
 
 

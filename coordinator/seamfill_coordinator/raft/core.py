@@ -60,6 +60,7 @@ PRIVATE_METHODS: Final = (
     "_SyncObj__tryLogCompaction",
     "_SyncObj__loadDumpFile",
     "_SyncObj__onMessageReceived",
+    "_checkCommandsToApply",
     "_isLeader",
     "_getLeader",
 )
@@ -143,7 +144,8 @@ class Core:
         Raises ``UnsupportedPysyncobj``.
         """
         check_pysyncobj()
-        self._me = _Node(node_id)
+        self._nodes: dict[str, _Node] = {}
+        self._me = self._node(node_id)
         self._hooks = hooks
         self._journal = journal
         self._now_s: Callable[[], float] = lambda: now_ms() / 1000
@@ -235,8 +237,8 @@ class Core:
         core = self._core
         core._SyncObj__selfNode = self._me if is_voter else None
         before = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
-        core._SyncObj__otherNodes = {_Node(name) for name in voters}
-        core._SyncObj__readonlyNodes = {_Node(name) for name in learners}
+        core._SyncObj__otherNodes = {self._node(name) for name in voters}
+        core._SyncObj__readonlyNodes = {self._node(name) for name in learners}
         members = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
         for node in before - members:
             core._SyncObj__raftNextIndex.pop(node, None)
@@ -249,7 +251,7 @@ class Core:
 
     def forget_member(self, node_id: str) -> None:
         """Drop the member and what is known of it: its id will mean another incarnation."""
-        node, core = _Node(node_id), self._core
+        node, core = self._node(node_id), self._core
         core._SyncObj__otherNodes.discard(node)
         core._SyncObj__readonlyNodes.discard(node)
         for known in (
@@ -261,20 +263,20 @@ class Core:
 
     def set_connected(self, node_ids: Iterable[str]) -> None:
         """Say which members can be talked to now."""
-        self._core._SyncObj__connectedNodes = {_Node(name) for name in node_ids}
+        self._core._SyncObj__connectedNodes = {self._node(name) for name in node_ids}
 
     # A leader's knowledge of the others
 
     def match_index(self, node_id: str) -> int:
         """Index up to which the member is known to have our log; 0 when nothing is known."""
-        return int(self._core._SyncObj__raftMatchIndex.get(_Node(node_id), 0))
+        return int(self._core._SyncObj__raftMatchIndex.get(self._node(node_id), 0))
 
     def next_index(self, node_id: str) -> int:
         """Index of the next entry to send to the member."""
-        return int(self._core._SyncObj__raftNextIndex.get(_Node(node_id), self.last_index + 1))
+        return int(self._core._SyncObj__raftNextIndex.get(self._node(node_id), self.last_index + 1))
 
     def set_next_index(self, node_id: str, index: int) -> None:
-        self._core._SyncObj__raftNextIndex[_Node(node_id)] = index
+        self._core._SyncObj__raftNextIndex[self._node(node_id)] = index
 
     # What it does
 
@@ -376,7 +378,7 @@ class Core:
 
     def _deliver(self, sender: str, plain: dict[str, Any]) -> None:
         self._enter()
-        self._core._SyncObj__onMessageReceived(_Node(sender), plain)
+        self._core._SyncObj__onMessageReceived(self._node(sender), plain)
 
     def _send(self, node_id: str, plain: dict[str, Any]) -> None:
         match plain["type"]:
@@ -402,6 +404,13 @@ class Core:
     def _apply(self, command: bytes) -> Applied:
         return self._hooks.apply(self.applied_index + 1, command)
 
+    def _node(self, node_id: str) -> _Node:
+        # One object per id: the core's tables then find it by identity, without comparing names.
+        node = self._nodes.get(node_id)
+        if node is None:
+            node = self._nodes[node_id] = _Node(node_id)
+        return node
+
     def _enter(self) -> None:
         # pysyncobj reads one global clock; several cores with clocks of their own may share a
         # process, in tests and in the simulator.
@@ -426,8 +435,12 @@ class _Node(Node):  # type: ignore[misc]  # pysyncobj carries no types
     """A member by its id. The hash is the same in every process, so that sets of them, which the
     core iterates, have one order."""
 
+    def __init__(self, node_id: str) -> None:
+        super().__init__(node_id)
+        self._crc = zlib.crc32(node_id.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self._id.encode())
+        return self._crc
 
 
 class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no types
@@ -454,6 +467,10 @@ class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no
         return self.seamfill_apply(entry[1:])
 
     def _SyncObj__tryLogCompaction(self) -> None:  # noqa: N802
+        pass
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        # Nothing is ever put into the library's queue; looking costs a tenth of a tick.
         pass
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:  # noqa: N802, N803

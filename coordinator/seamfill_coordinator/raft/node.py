@@ -1,35 +1,31 @@
 """One member's Raft node: pysyncobj's core inside the rules that make it safe.
 
-Owns what a message does, when the journal is synced, the founding of the cluster, the configuration
-in force, and the parts around the core: guard, elections, feeding, shipping, compaction. Must not
-know asyncio, sockets or clients: time is handed in, messages go out through ``NodeHooks``.
+Owns what a message does and the order of a turn, and puts the parts around the core together:
+members, campaign, guard, feeding, shipping, compaction, outbox. Must not know asyncio, sockets or
+clients: time is handed in, messages go out through ``NodeHooks``.
 
 A turn: what was heard and appended since the last one is made durable, and everything that was said
-is sent, in this order, except that a leader's appends may leave before its own disk has them: they
-promise nothing (Ongaro's thesis, 10.2.1), and its own copy is counted only after. Then the core
-counts, commits and applies; an election is called if it is time; a slice of a snapshot is written;
-and what came of that is made durable and sent in the same way.
+is sent; ``outbox.py`` has the order. Then the core counts, commits and applies; an election is
+called if it is time; a slice of a snapshot is written; and what came of that is made durable and
+sent in the same way. The answers go first, because others wait for them and applying a large
+command takes a while; and what the core counts as this node's own is durable by then.
 
-Invariants:
-
-* no acknowledgement, vote or vote request leaves before the journal is synced;
-* answers are counted once, in the term they were meant for, from voters of the configuration in
-  force by id *and* incarnation;
-* a node that no configuration names neither votes nor campaigns: it listens;
-* what can not be right (a second leader in a term, an overwritten commit) raises, and the shell
-  ends the process: the log is evidence.
+Invariants: an acknowledgement is counted once, in the term it was meant for, from a member by id
+*and* incarnation; what can not be right (a second leader in a term, an overwritten commit) raises,
+and the shell ends the process: the log is evidence.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
 from seamfill.logs import log_event
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
+from seamfill_coordinator.raft.campaign import Campaign
 from seamfill_coordinator.raft.compaction import Compaction, CompactionLimits
 from seamfill_coordinator.raft.core import Core
 from seamfill_coordinator.raft.elections import Elections
@@ -37,14 +33,8 @@ from seamfill_coordinator.raft.feeding import Feeder
 from seamfill_coordinator.raft.guard import Guard, Heartbeat, SafetyViolation
 from seamfill_coordinator.raft.journal import DurableJournal
 from seamfill_coordinator.raft.journal_format import EntryKind
-from seamfill_coordinator.raft.membership import (
-    Configuration,
-    ConfigurationLog,
-    Member,
-    membership_entry,
-)
+from seamfill_coordinator.raft.members import Members
 from seamfill_coordinator.raft.messages import (
-    PROTOCOL_VERSION,
     Append,
     Appended,
     Founded,
@@ -58,24 +48,23 @@ from seamfill_coordinator.raft.messages import (
     Vote,
     VoteRequest,
 )
+from seamfill_coordinator.raft.outbox import Outbox, Wire
 from seamfill_coordinator.raft.shipping import Receiving, Shipping
 from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore
 from seamfill_coordinator.raft.timing import RaftTiming
 
-__all__ = ["MembershipRefused", "NodeHooks", "NodeSettings", "RaftNode"]
+__all__ = ["NodeHooks", "NodeSettings", "RaftNode"]
 
 _log = logging.getLogger("seamfill.coordinator.raft")
 _IDLE_MS: Final = 1_000
 
 
-class MembershipRefused(Exception):
-    """The configuration can not be changed so, or not now; nothing was done."""
-
-
-class NodeHooks(Protocol):
+class NodeHooks(Wire, Protocol):
     """What a node needs of its surroundings."""
 
-    def apply(self, index: int, command: bytes) -> Applied: ...
+    def apply(self, index: int, command: bytes) -> Applied:
+        """Apply the command at ``index``; total: what it raises must end the process."""
+        ...
 
     def machine(self) -> LeaseMachine:
         """Return the machine, as the last applied entry left it."""
@@ -85,22 +74,15 @@ class NodeHooks(Protocol):
         """Take a machine that a leader's snapshot was loaded into, instead of the present one."""
         ...
 
-    def send(self, node_id: str, message: Message) -> bool: ...
-
-    def flush(self) -> None:
-        """Let what was sent leave now."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """Who this node is, and with whom it was told to be."""
+    """Who this node is, and with whom it was told to be; an ``Identity``."""
 
     cluster_id: str
     node_id: str
     incarnation: str
     peer_ids: tuple[str, ...]
-    """The others that founded, or are to found, the cluster."""
     timing: RaftTiming = field(default_factory=RaftTiming)
     compaction: CompactionLimits = field(default_factory=CompactionLimits)
 
@@ -127,12 +109,11 @@ class RaftNode:
         self._journal = journal
         self._hooks = hooks
         self._now_ms = now_ms
-        self._peers: dict[str, Hello] = {}
-        self._outbox: list[tuple[str, Message]] = []
-        self._synced_term = journal.getCurrentTerm()
-        self._votes: set[str] = set()
-        self._votes_term = 0
         self._fed_index = 0
+        self._acknowledged: dict[str, int] = {}
+        """Next index of each member, as it last said in this reign."""
+        self._is_stirred = True
+        """Whether anything has happened since the last tick that a tick may act upon."""
         self._reign_term: int | None = None
         self.leader_commit_index: int | None = None
         """What a leader last said to be committed, before it is cut to what is verified here."""
@@ -147,54 +128,48 @@ class RaftNode:
             now_ms=now_ms,
             hooks=_CoreSide(self),
         )
+        self._outbox = Outbox(journal, hooks, term=lambda: self.core.term)
+        self._say = self._outbox.say
         self._guard = Guard(self.core)
-        self._elections = Elections(settings.timing, now_ms=now_ms(), draw=draw)
         self._feeder = Feeder(self.core, send=self._say, ship=self._ship)
         self._shipping = Shipping(snapshots, send=self._say)
         self._receiving = Receiving(snapshots)
+        self.members = Members(
+            settings,
+            core=self.core,
+            journal=journal,
+            base=None if newest is None else newest.configuration,
+            say=self._say,
+            on_reborn=self._forget_connection,
+        )
+        self.campaign = Campaign(
+            Elections(settings.timing, now_ms=now_ms(), draw=draw),
+            node_id=settings.node_id,
+            core=self.core,
+            journal=journal,
+            members=self.members,
+            say=self._say,
+            now_ms=now_ms,
+        )
         self.compaction = Compaction(
             snapshots,
             settings.compaction,
             newest_index=0 if newest is None else newest.last_index,
             journal_bytes=lambda: journal.bytes_written,
-            on_written=lambda info: log_event(
-                _log, "snapshot.written", index=info.last_index, bytes=info.size
-            ),
+            on_written=_log_written,
         )
-        self._configurations = ConfigurationLog(None if newest is None else newest.configuration)
-        self._configurations.appended(journal.entries)
-        self._apply_configuration(None)
-        if not settings.peer_ids:
-            self._found_if_possible()
 
     # What it is now
 
     @property
-    def configuration(self) -> Configuration | None:
-        """In force here; None while the cluster is not founded, or this node not part of it."""
-        return self._configurations.in_force
-
-    @property
-    def hello(self) -> Hello:
-        """What this node says of itself on a new connection."""
-        settings = self._settings
-        return Hello(
-            protocol=PROTOCOL_VERSION,
-            cluster_id=settings.cluster_id,
-            node_id=settings.node_id,
-            incarnation=settings.incarnation,
-            configuration=self.configuration,
-            peer_ids=tuple(sorted((settings.node_id, *settings.peer_ids))),
-        )
-
-    @property
     def leader_id(self) -> str | None:
         """The leader that this node hears now; itself while it leads."""
-        leader = self.core.leader_id
-        if leader is None or leader == self._settings.node_id:
-            return self._settings.node_id if self.core.is_leader else None
-        heard = self._elections.is_following(self._now_ms())
-        return leader if heard and leader in self._peers else None
+        leader, me = self.core.leader_id, self._settings.node_id
+        if self.core.is_leader:
+            return me
+        if leader == me or leader not in self.members.peers:
+            return None
+        return leader if self.campaign.is_following else None
 
     @property
     def has_caught_up(self) -> bool:
@@ -202,15 +177,6 @@ class RaftNode:
         said = self.leader_commit_index
         behind = said is None or self.core.applied_index < said
         return not behind and self.core.applied_term == self.core.term
-
-    @property
-    def peers(self) -> Mapping[str, Hello]:
-        """The nodes that a connection stands to."""
-        return self._peers
-
-    @property
-    def voters(self) -> tuple[Member, ...]:
-        return () if self.configuration is None else self.configuration.voters
 
     @property
     def next_turn_ms(self) -> int:
@@ -221,117 +187,84 @@ class RaftNode:
         if self.core.is_leader:
             return self.core.heartbeat_due_ms
         if self.core.is_voter:
-            return min(self._elections.deadline_ms, now_ms + _IDLE_MS)
+            return min(self.campaign.deadline_ms, now_ms + _IDLE_MS)
         return now_ms + _IDLE_MS
 
     # What happens to it
 
+    @property
+    def needs_turn(self) -> bool:
+        """Whether what has happened since the last turn calls for one before it is due."""
+        return self._is_stirred or self._outbox.is_waiting
+
     def turn(self) -> None:
-        """Do what is due, make it durable, send it; see the module."""
-        core = self.core
-        # What was heard and appended since the last turn first: others wait for it, while applying
-        # a large command takes a while. It also makes durable what the tick then counts as ours.
+        """Send, commit, apply, and whatever is due; see the module."""
+        core, members = self.core, self.members
         self._feed_what_is_new()
-        self._flush()
+        self._outbox.flush()
+        # A heartbeat asks for an answer and for nothing else, and that answer for nothing at all.
+        # Most of what an idle cluster says is that, and a tick costs more than saying it.
+        if not self._is_stirred and self._now_ms() < self.next_turn_ms:
+            return
+        self._is_stirred = False
         core.tick()
         self._mind_reign()
-        if not core.is_leader:
-            self._mind_election()
-        if self.compaction.step(self._hooks.machine(), core, self._configurations):
-            self.compaction.trim(
-                core, self._configurations, shipped_index=self._shipping.oldest_index
-            )
+        self.campaign.mind()
+        if self.compaction.step(self._hooks.machine(), core, members.log):
+            self.compaction.trim(core, members.log, shipped_index=self._shipping.oldest_index)
         self._feed_what_is_new()
-        self._flush()
+        self._outbox.flush()
 
     def connected(self, hello: Hello) -> None:
         """Note a new connection; an older one of this node has gone with what was on its way."""
-        if hello.node_id in self._peers:
+        self._is_stirred = True
+        if hello.node_id in self.members.peers:
             self._forget_connection(hello.node_id)
-        self._peers[hello.node_id] = hello
-        self._tell_core_who_is_connected()
-        if hello.configuration is not None:
-            self._adopt(hello.configuration)
-        self._found_if_possible()
+        self.members.greeted(hello)
 
     def disconnected(self, node_id: str) -> None:
         """Note that the connection has gone."""
-        if self._peers.pop(node_id, None) is None:
-            return
-        self._forget_connection(node_id)
-        self._tell_core_who_is_connected()
-        core = self.core
-        if not core.is_leader and core.leader_id == node_id and core.is_voter:
-            me = self._settings.node_id
-            followers = sorted(m.node_id for m in self.voters if m.node_id != node_id)
-            if me in followers:
-                self._elections.lost_leader(
-                    self._now_ms(), place=followers.index(me), followers=len(followers)
-                )
+        self._is_stirred = True
+        if self.members.gone(node_id):
+            self._forget_connection(node_id)
+            self.campaign.lost(node_id)
 
     def received(self, sender: str, message: Message) -> None:
         """Take one message of a peer. Raises ``SafetyViolation``."""
         match message:
             case Append():
                 self._take_append(sender, message)
+                return
             case Appended():
                 self._take_appended(sender, message)
-            case VoteRequest():
-                self._take_vote_request(sender, message)
-            case Vote():
-                self._take_vote(sender, message)
-            case PreVoteRequest():
-                self._take_pre_vote_request(sender, message)
-            case PreVoteReply():
-                if message.granted and self._is_voter(sender):
-                    self._elections.count(sender, message.term)
-                    self._campaign_if_elected()
-            case HigherTerm():
-                if message.term > self.core.term:
-                    self.core.observe_term(sender, message.term)
+                return
             case SnapshotPart():
                 self._take_part(sender, message)
             case SnapshotTaken():
                 if message.term == self.core.term and self.core.is_leader:
                     self._shipping.taken(sender, message, message.term)
+            case PreVoteRequest():
+                self.campaign.take_pre_vote_request(sender, message)
+            case PreVoteReply():
+                self.campaign.take_pre_vote_reply(sender, message)
+            case VoteRequest():
+                self.campaign.take_vote_request(sender, message)
+            case Vote():
+                self.campaign.take_vote(sender, message)
+            case HigherTerm():
+                if message.term > self.core.term:
+                    self.core.observe_term(sender, message.term)
             case Founded():
-                self._adopt(message.configuration)
+                self.members.adopt(message.configuration)
             case Hello():
                 raise AssertionError("links keep greetings to themselves")
             case _:
                 assert_never(message)
+        self._is_stirred = True
 
     def append(self, command: bytes, done: Callable[[Applied | None], None]) -> None:
         """Append a command to the log; it leaves with the next turn. Only for a leader."""
         self.core.append(bytes([EntryKind.COMMAND]) + command, done)
-
-    def change_membership(self, configuration: Configuration) -> int:
-        """Append a configuration, which is in force at once; return its index.
-
-        Only for a leader that has committed in its term; at most one voter may come or go, and the
-        change before must be committed (Ongaro's thesis, 4.1). Raises ``MembershipRefused``.
-        """
-        present, core = self.configuration, self.core
-        assert present is not None
-        if not core.is_leader:
-            raise MembershipRefused("this node does not lead")
-        if core.log[core.commit_index - core.first_index][2] != core.term:
-            raise MembershipRefused("nothing of this term is committed yet")
-        if self._configurations.newest_index > core.commit_index:
-            raise MembershipRefused("the change before is not committed yet")
-        if len(set(present.voters) ^ set(configuration.voters)) > 1:
-            raise MembershipRefused("more than one voter would change at once")
-        me = Member(self._settings.node_id, self._settings.incarnation)
-        if me not in configuration.voters:
-            raise MembershipRefused("a leader can not remove itself; transfer the leadership")
-        ids = [m.node_id for m in (*configuration.voters, *configuration.learners)]
-        if len(ids) != len(set(ids)):
-            raise MembershipRefused("a node id may be named once")
-        entry = membership_entry(configuration)
-        index = core.append(entry)
-        self._configurations.appended([(entry, index, core.term)])
-        self._apply_configuration(present)
-        return index
 
     def close(self) -> None:
         """Let go of files; what was not sent is not."""
@@ -340,6 +273,11 @@ class RaftNode:
         self.compaction.abandon()
         self._journal.close()
 
+    def _forget_connection(self, node_id: str) -> None:
+        self._shipping.stop(node_id)
+        if self.core.is_leader:
+            self._feeder.lost(node_id)
+
     # Leading
 
     def _mind_reign(self) -> None:
@@ -347,16 +285,18 @@ class RaftNode:
         term = self.core.term if self.core.is_leader else None
         if term != self._reign_term:
             self._reign_term = term
+            self._acknowledged.clear()
             self._feeder.reign_changed()
             self._shipping.stop_all()
 
     def _feed(self, *, heartbeat: bool) -> None:
         self._mind_reign()
         self._fed_index = self.core.last_index
-        self._feeder.feed(self._connected_members(), heartbeat=heartbeat)
+        self._feeder.feed(self.members.connected, heartbeat=heartbeat)
 
     def _feed_what_is_new(self) -> None:
         if self.core.is_leader and self.core.last_index > self._fed_index:
+            self._is_stirred = True
             self._feed(heartbeat=False)
 
     def _ship(self, node_id: str) -> None:
@@ -365,8 +305,11 @@ class RaftNode:
     def _take_appended(self, sender: str, message: Appended) -> None:
         # An acknowledgement that was meant for an earlier reign proves nothing in this one.
         core = self.core
-        if not core.is_leader or message.term != core.term or not self._is_member(sender):
+        if not core.is_leader or message.term != core.term or not self.members.is_member(sender):
             return
+        if not message.success or self._acknowledged.get(sender) != message.next_index:
+            self._acknowledged[sender] = message.next_index
+            self._is_stirred = True
         core.deliver_appended(sender, message)
         self._feeder.acknowledged(sender, message)
         if message.success and message.next_index > core.first_index:
@@ -380,11 +323,12 @@ class RaftNode:
         core = self.core
         if not self._is_leaders_word(sender, message.term):
             return
+        term = core.term
         verdict = self._guard.judge(message)
         if verdict.malformed:
             log_event(_log, "replica.append_malformed", level=logging.WARNING, peer=sender)
             return
-        self._heard_leader(message.term, message.commit_index)
+        self._heard_leader(message.commit_index)
         match verdict.deliver:
             case Append() as append:
                 self._deliver_append(sender, append)
@@ -394,21 +338,20 @@ class RaftNode:
                 pass
         if verdict.answer is not None:
             self._say(sender, verdict.answer)
+        if message.entries or core.term != term or core.commit_index > core.applied_index:
+            self._is_stirred = True
 
     def _deliver_append(self, sender: str, append: Append) -> None:
-        before = self.configuration
-        changed = False
-        if append.previous_index < self.core.last_index:
-            changed = self._configurations.truncated(append.previous_index + 1)
+        first_new = append.previous_index + 1
+        gives_way = first_new if first_new <= self.core.last_index else None
         self.core.deliver_append(sender, append)
-        if self._configurations.appended(append.entries) or changed:
-            self._apply_configuration(before)
+        self.members.appended(append.entries, from_index=gives_way)
 
     def _take_part(self, sender: str, part: SnapshotPart) -> None:
         core = self.core
         if not self._is_leaders_word(sender, part.term):
             return
-        self._heard_leader(part.term, part.last_index)
+        self._heard_leader(part.last_index)
         core.deliver_append(sender, Heartbeat(term=part.term, commit_index=core.commit_index))
         if part.last_index <= core.commit_index:
             # We have that entry, and all before it; our log is worth more than the snapshot.
@@ -425,13 +368,11 @@ class RaftNode:
             self._say(sender, receipt.answer)
 
     def _install(self, info: SnapshotInfo, machine: LeaseMachine) -> None:
-        before = self.configuration
         kept = self._holds(info.last_index, info.last_term)
         self.core.install(last_index=info.last_index, last_term=info.last_term)
         self.compaction.installed(info)
         if not kept:
-            self._configurations.replaced(info.configuration)
-            self._apply_configuration(before)
+            self.members.replaced(info.configuration)
         self._hooks.installed(machine, info.last_index)
         self.snapshots_installed += 1
         log_event(_log, "snapshot.installed", index=info.last_index, bytes=info.size)
@@ -453,8 +394,8 @@ class RaftNode:
             raise SafetyViolation(f"{sender} leads term {term}, and so does this node")
         return True
 
-    def _heard_leader(self, term: int, commit_index: int) -> None:
-        self._elections.heard_leader(self._now_ms())
+    def _heard_leader(self, commit_index: int) -> None:
+        self.campaign.heard_leader()
         self.leader_commit_index = commit_index
 
     def _holds(self, index: int, term: int) -> bool:
@@ -464,222 +405,9 @@ class RaftNode:
             and core.log[index - core.first_index][2] == term
         )
 
-    # Elections
 
-    def _mind_election(self) -> None:
-        core, now_ms = self.core, self._now_ms()
-        if not core.is_voter or not self._elections.is_due(now_ms):
-            return
-        term = core.term + 1
-        self._elections.ask(now_ms, term=term, me=self._settings.node_id)
-        request = PreVoteRequest(term=term, last_index=core.last_index, last_term=core.last_term)
-        for node_id in self._connected_members():
-            if self._is_voter(node_id):
-                self._say(node_id, request)
-        self._campaign_if_elected()
-
-    def _campaign_if_elected(self) -> None:
-        core = self.core
-        term = core.term + 1
-        voters = [member.node_id for member in self.voters]
-        if core.is_leader or not core.is_voter or not self._elections.has_majority(voters, term):
-            return
-        self._elections.campaigned()
-        core.campaign()
-        assert core.term == term
-
-    def _take_pre_vote_request(self, sender: str, request: PreVoteRequest) -> None:
-        core = self.core
-        if request.term <= core.term:
-            self._say(sender, HigherTerm(term=core.term))
-            return
-        up_to_date = (request.last_term, request.last_index) >= (core.last_term, core.last_index)
-        granted = core.is_voter and up_to_date and not self._has_leader
-        self._say(sender, PreVoteReply(term=request.term, granted=granted))
-
-    def _take_vote_request(self, sender: str, request: VoteRequest) -> None:
-        core = self.core
-        if request.term < core.term:
-            self._say(sender, HigherTerm(term=core.term))
-            return
-        if request.term > core.term and self._has_leader:
-            # A leader that is heard keeps its term; a candidate that can do without us is elected
-            # without us, and its appends bring its term.
-            return
-        before = (core.term, self._journal.getVotedForNodeId())
-        core.deliver_vote_request(sender, request)
-        if (core.term, self._journal.getVotedForNodeId()) != before:
-            self._elections.voted(self._now_ms())
-
-    def _take_vote(self, sender: str, vote: Vote) -> None:
-        core = self.core
-        if not core.is_candidate or vote.term != core.term or not self._is_voter(sender):
-            return
-        if self._votes_term != vote.term:
-            self._votes_term, self._votes = vote.term, set()
-        if sender in self._votes:
-            return  # the core would count it again
-        self._votes.add(sender)
-        core.deliver_vote(sender, vote)
-
-    @property
-    def _has_leader(self) -> bool:
-        return self.core.is_leader or self._elections.hears_leader(self._now_ms())
-
-    # Members
-
-    def _is_voter(self, node_id: str) -> bool:
-        configuration, hello = self.configuration, self._peers.get(node_id)
-        return (
-            configuration is not None
-            and hello is not None
-            and configuration.is_voter(node_id, hello.incarnation)
-        )
-
-    def _is_member(self, node_id: str) -> bool:
-        configuration, hello = self.configuration, self._peers.get(node_id)
-        return (
-            configuration is not None
-            and hello is not None
-            and configuration.is_member(node_id, hello.incarnation)
-        )
-
-    def _connected_members(self) -> list[str]:
-        return [node_id for node_id in sorted(self._peers) if self._is_member(node_id)]
-
-    def _tell_core_who_is_connected(self) -> None:
-        self.core.set_connected(self._connected_members())
-
-    def _forget_connection(self, node_id: str) -> None:
-        self._shipping.stop(node_id)
-        if self.core.is_leader:
-            self._feeder.lost(node_id)
-
-    def _apply_configuration(self, before: Configuration | None) -> None:
-        """Put the configuration in force here, replacing ``before``."""
-        configuration, settings = self.configuration, self._settings
-        if configuration is None:
-            return
-        me = Member(settings.node_id, settings.incarnation)
-        old = set() if before is None else {*before.voters, *before.learners}
-        members = {*configuration.voters, *configuration.learners}
-        # A node id that now means another incarnation must not inherit what is known of the old.
-        reborn = {m.node_id for m in members - old} & {m.node_id for m in old - members}
-        for node_id in reborn:
-            self.core.forget_member(node_id)
-            self._forget_connection(node_id)
-        self.core.set_members(
-            voters=_ids(configuration.voters, without=me.node_id),
-            learners=_ids(configuration.learners, without=me.node_id),
-            is_voter=me in configuration.voters,
-        )
-        self._tell_core_who_is_connected()
-        log_event(
-            _log,
-            "replica.members",
-            voters=_ids(configuration.voters),
-            learners=_ids(configuration.learners),
-            is_voter=me in configuration.voters,
-        )
-
-    def _adopt(self, configuration: Configuration) -> None:
-        """Begin with the members that others know, if this very life is one of them."""
-        settings = self._settings
-        if self.configuration is not None:
-            return
-        if not configuration.is_voter(settings.node_id, settings.incarnation):
-            log_event(
-                _log,
-                "replica.not_a_member",
-                level=logging.WARNING,
-                node=settings.node_id,
-                incarnation=settings.incarnation,
-            )
-            return
-        self._begin_with(configuration)
-
-    def _found_if_possible(self) -> None:
-        """Found the cluster, if it falls to this node and nothing of a cluster exists yet.
-
-        Once, by the member with the smallest id, when it sees all the others at the same time and
-        each says that it knows of no cluster. They learn of one from the founder only, so that what
-        they said can not be out of date. A node that lost its disk finds others that do know, and
-        waits to be taken in.
-        """
-        settings = self._settings
-        everyone = self.hello.peer_ids
-        if (
-            self.configuration is not None
-            or not self._is_untouched
-            or settings.node_id != everyone[0]
-            or set(self._peers) != set(settings.peer_ids)
-            or any(h.configuration is not None for h in self._peers.values())
-        ):
-            return
-        if any(hello.peer_ids != everyone for hello in self._peers.values()):
-            log_event(
-                _log,
-                "replica.peers_differ",
-                level=logging.ERROR,
-                mine=everyone,
-                theirs={name: hello.peer_ids for name, hello in self._peers.items()},
-            )
-            return
-        members = [Member(settings.node_id, settings.incarnation)]
-        members += [Member(name, hello.incarnation) for name, hello in self._peers.items()]
-        configuration = Configuration(voters=tuple(sorted(members)))
-        log_event(_log, "replica.founded", voters=_ids(configuration.voters))
-        self._begin_with(configuration)
-
-    @property
-    def _is_untouched(self) -> bool:
-        """Whether this log has nothing but the empty entry that every new log begins with."""
-        return self.core.last_index == 1 and self.core.term == 0
-
-    def _begin_with(self, configuration: Configuration) -> None:
-        """Put the first configuration this node knows in force, and tell the others."""
-        journal = self._journal
-        if self.core.first_index == 1:
-            # The log's first entry is never sent. It may have later ones already: a leader was
-            # quicker than the founder's word.
-            log = [(membership_entry(configuration), 1, 0), *journal.entries[1:]]
-            journal.clear()
-            for entry in log:
-                journal.add(*entry)
-        self._configurations.replaced(configuration)
-        self._apply_configuration(None)
-        for node_id in self._peers:
-            self._say(node_id, Founded(configuration=configuration))
-
-    # Sending
-
-    def _say(self, node_id: str, message: Message) -> None:
-        self._outbox.append((node_id, message))
-
-    def _flush(self) -> None:
-        journal, outbox = self._journal, self._outbox
-        promises = any(type(message) not in _PROMISE_NOTHING for _, message in outbox)
-        if promises or self._synced_term != self.core.term:
-            self._sync()
-        if outbox:
-            self._outbox = []
-            for node_id, message in outbox:
-                self._hooks.send(node_id, message)
-            self._hooks.flush()
-        if journal.needs_sync:
-            self._sync()
-
-    def _sync(self) -> None:
-        self._journal.sync()
-        self._synced_term = self.core.term
-
-
-_PROMISE_NOTHING: Final = (Append, SnapshotPart, PreVoteRequest, PreVoteReply, HigherTerm)
-"""What may leave before the journal is synced."""
-
-
-def _ids(members: tuple[Member, ...], without: str = "") -> list[str]:
-    return [member.node_id for member in members if member.node_id != without]
+def _log_written(info: SnapshotInfo) -> None:
+    log_event(_log, "snapshot.written", index=info.last_index, bytes=info.size)
 
 
 class _CoreSide:

@@ -250,20 +250,20 @@ class PysyncobjReplica:
         return leader_id
 
     def change_membership(self, configuration: Configuration) -> int:
-        """Append a configuration of members; see ``RaftNode.change_membership``."""
-        index = self._running_node.change_membership(configuration)
+        """Append a configuration of members; see ``Members.change``."""
+        index = self._running_node.members.change(configuration)
         self._wake()
         return index
 
     @property
     def configuration(self) -> Configuration | None:
         """The members in force here; None while the cluster is not founded."""
-        return self._running_node.configuration
+        return self._running_node.members.configuration
 
     def status(self) -> ReplicaStatus:
         node = self._running_node
         core = node.core
-        others = [m.node_id for m in node.voters if m.node_id != self._settings.node_id]
+        others = [m.node_id for m in node.members.voters if m.node_id != self._settings.node_id]
         return ReplicaStatus(
             node_id=self._settings.node_id,
             cluster_id=self._settings.cluster_id,
@@ -276,11 +276,11 @@ class PysyncobjReplica:
             commit_index=core.commit_index,
             applied_index=core.applied_index,
             last_index=core.last_index,
-            members=len(node.voters) or len(self._settings.peers) + 1,
+            members=len(node.members.voters) or len(self._settings.peers) + 1,
             peers=tuple(
                 PeerStatus(
                     node_id=node_id,
-                    connected=node_id in node.peers,
+                    connected=node_id in node.members.peers,
                     match_index=core.match_index(node_id) if core.is_leader else None,
                 )
                 for node_id in sorted(others or self._settings.peers)
@@ -358,7 +358,8 @@ class PysyncobjReplica:
         node = self._node
         if node is not None:
             self._guarded(lambda: step(node))
-            self._wake()
+            if node.needs_turn:
+                self._wake()
 
     # Reigns
 
@@ -485,7 +486,7 @@ class _LinkSide:
         self._replica = replica
 
     def hello(self) -> Hello:
-        return self._replica._running_node.hello
+        return self._replica._running_node.members.hello
 
     def connected(self, hello: Hello) -> None:
         self._replica._heard(lambda node: node.connected(hello))

@@ -9,11 +9,11 @@ from seamfill_coordinator.machine.commands import Command, Request, Stamp, Submi
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.raft.applying import MAX_UNHASHED_ROWS, Applier
 
-SERIES = 1_000
+SERIES = 300
 
 
 def submission(number: int) -> bytes:
-    """Return a command that makes a thousand series, the most work for a digest a command has."""
+    """Return a command that makes 300 series, the most work for a digest a command has."""
     submit = Submit(
         backfill_id=f"bf-{number}",
         dataset="bars",

@@ -102,6 +102,7 @@ def test_an_unknown_dataset_is_answered_with_the_nearest_names() -> None:
         ("version: 1", "version: true", "version", "this release reads 1"),
         ("version: 1", "version: 1\nextra: 1", "extra", "unknown key"),
         ("data_presets:", "data:", "data", "unknown key"),
+        ("kind: ohlcv", "kind: trades", "data_presets.ohlcv.x.kind", "not built yet"),
         ("kind: ohlcv", "kind: ohlcv\n    kind: trades", "data_presets.ohlcv.x.kind", "twice"),
         ("ohlcv.x:", "a|b:", "data_presets.a|b", "without |"),
     ],

@@ -1,0 +1,1 @@
+"""Kill cycles: SIGKILL under load, start again, account for every operation."""
