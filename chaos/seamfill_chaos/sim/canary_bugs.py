@@ -21,6 +21,7 @@ import msgspec
 from seamfill_chaos.checkers.liveness import check_terms
 from seamfill_chaos.checkers.violation import Violation
 from seamfill_chaos.disk import SimulatedFile
+from seamfill_chaos.sim.network import Weather
 from seamfill_chaos.sim.node import Node
 from seamfill_chaos.sim.plan import Fault, Plan
 from seamfill_chaos.sim.workload import WorkloadPlan
@@ -325,8 +326,9 @@ _CUTS: Final = {Fault.ISOLATE: 8.0, Fault.ONE_WAY: 8.0, Fault.PAUSE: 8.0, Fault.
 
 
 def _few_terms(world: World) -> list[Violation]:
+    """In calm weather a cut costs one leader at most; a deaf node alone used 28 terms in a run."""
     cuts = world.moments["fault.one_way"]
-    return check_terms(world.observer.agreement.highest_term, disturbances=2 * cuts)
+    return check_terms(world.observer.agreement.highest_term, disturbances=cuts)
 
 
 CANARIES: Final = {
@@ -391,7 +393,7 @@ CANARIES: Final = {
         caught_by=("liveness",),
         within_seeds=10,
         patch=_no_pre_vote,
-        tune=_with(every_s={Fault.ONE_WAY: 10.0}),
+        tune=_with(every_s={Fault.ONE_WAY: 4.0}, weather=Weather(), slow_syncs=0.0),
         also=_few_terms,
     ),
     "incarnation-ignored": Canary(
