@@ -126,10 +126,15 @@ async def both_connected(n1: Node, n2: Node) -> None:
     await until(lambda: n1.links.is_connected(n2.node_id) and n2.links.is_connected(n1.node_id))
 
 
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, object]]:
+    """Return the facts of all lines with this event."""
+    lines = [record for record in caplog.records if record.getMessage() == event]
+    return [line.__dict__["seamfill_facts"] for line in lines]
+
+
 def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the reasons of all ``peer.refused`` lines."""
-    lines = [r for r in caplog.records if r.getMessage() == "peer.refused"]
-    return [line.__dict__["seamfill_facts"]["reason"] for line in lines]
+    return [str(facts["reason"]) for facts in logged(caplog, "peer.refused")]
 
 
 @dataclass(slots=True)

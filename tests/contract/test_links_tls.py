@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import resource
 import shutil
 import socket
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 
 import pytest
 
 from contract.cluster_rig import until
-from contract.links_rig import Addresses, Node, both_connected, hello_of, refusals, running
+from contract.links_rig import Addresses, Node, both_connected, hello_of, logged, refusals, running
 from contract.tls_rig import (
     closed,
     cluster,
@@ -219,11 +220,69 @@ async def test_a_silent_connection_is_closed_after_a_while(
         await until(lambda: refusals(caplog) == ["tls"])
 
 
+async def test_without_file_descriptors_the_listener_waits_and_goes_on(
+    certs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    n1, n2 = cluster(certs, "n1", "n2")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with running(n1, n2):
+        await both_connected(n1, n2)
+        with socket.socket() as waiting:
+            waiting.setblocking(False)
+            used = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+            with ExitStack() as holes:
+                for _ in range(used - len(list(Path("/proc/self/fd").iterdir())) + 2):
+                    holes.callback(os.close, os.open("/dev/null", os.O_RDONLY))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, hard))
+                try:
+                    await asyncio.get_running_loop().sock_connect(
+                        waiting, split_address(n1.address)
+                    )
+                    await until(lambda: bool(logged(caplog, "peer.accept_failed")))
+                    n2.links.send("n1", Vote(term=5))  # who is connected is not disturbed
+                    await until(lambda: bool(n1.messages))
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        # The stranger that waited has hung up meanwhile, and a member gets in.
+        await n2.links.stop()
+        await still_serves(n1, n2.restarted())
+        assert len(logged(caplog, "peer.accept_failed")) < 20, "it kept the loop busy"
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_connection_is_closed_however_far_it_has_come_when_the_member_stops(
+    certs: Path, turns: int
+) -> None:
+    """In the backlog, accepted, or in its handshake: none of them stays open."""
+    (n1,) = cluster(certs, "n1")
+    async with running(n1):
+        # The kernel connects it; the loop has had no turn yet.
+        waiting = socket.create_connection(split_address(n1.address), timeout=5)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    with waiting:
+        assert await asyncio.to_thread(_read_to_end, waiting) == b""
+
+
+async def test_stopping_twice_is_harmless(certs: Path) -> None:
+    (n1,) = cluster(certs, "n1")
+    await n1.links.start()
+    await n1.links.stop()
+    await n1.links.stop()
+
+
 async def test_an_address_that_is_taken_is_an_os_error(certs: Path) -> None:
     (n1,) = cluster(certs, "n1")
     async with running(n1):
         with pytest.raises(OSError, match="in use"):
             await n1.restarted().links.start()
+
+
+def _read_to_end(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1)
+    except ConnectionResetError:
+        return b""
 
 
 def _sent_until_closed(connection: socket.socket, data: bytes) -> None:

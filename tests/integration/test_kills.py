@@ -45,7 +45,7 @@ def a_kill(target: Target, *, rate: float = 150.0, is_hit: bool = True) -> Cycle
 
 def an_account(*cycles: Cycle) -> Account:
     plan = KillPlan(directory=Path(), seed=1, members=1, all_at_once=0, in_snapshots=1)
-    return Account(plan, cycles=list(cycles), totals=Totals(acknowledged=10))
+    return Account(plan, cycles=list(cycles), totals=Totals(acknowledged=10), disks_compared=1)
 
 
 def test_a_run_whose_kills_all_happened_succeeds() -> None:

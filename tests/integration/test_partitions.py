@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import signal
 import statistics
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from real_parts import part_missing
@@ -15,6 +19,7 @@ from seamfill_chaos.flapping.ledger import summary
 from seamfill_chaos.live.journals import judge_journals
 from seamfill_chaos.live.namespaces import Wires, what_wires_lack
 from seamfill_chaos.live.partitions import Fault, IsolatedAnswer, Round, one_round
+from seamfill_chaos.live.processes import program
 from seamfill_chaos.live.scene import NODES, a_scene
 from seamfill_chaos.live.traffic import TrafficPlan
 
@@ -79,6 +84,47 @@ async def test_flapping_links_lose_nothing_and_heal(
         print("\n" + summary(account))
     assert account.failures() == []
     assert account.flaps >= 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_an_interrupted_run_leaves_neither_nodes_nor_namespaces(
+    wires: Wires, tmp_path: Path, number: signal.Signals
+) -> None:
+    """After SIGKILL nobody can clean up but the kernel, which ends the nodes, and the next run."""
+    tool = await asyncio.create_subprocess_exec(
+        program("seamfill-chaos"),
+        *("flapping", "--for", "60", "--keep", tmp_path),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        nodes = await three_children(tool.pid)
+        tool.send_signal(number)
+        async with asyncio.timeout(30):
+            code = await tool.wait()
+    finally:
+        if tool.returncode is None:
+            tool.kill()
+            await tool.wait()
+    assert code == (-number if number is signal.SIGKILL else 130)
+    _, alive = psutil.wait_procs(nodes, timeout=10)
+    assert alive == []
+    if number is signal.SIGKILL:
+        async with Wires(NODES):
+            pass
+    assert list(Path("/run/netns").glob(f"seamfill-{tool.pid}-*")) == []
+
+
+async def three_children(pid: int) -> list[psutil.Process]:
+    """Return the nodes of a chaos tool once all of them run."""
+    async with asyncio.timeout(30):
+        while True:
+            found = [
+                child for child in psutil.Process(pid).children() if "serve" in child.cmdline()
+            ]
+            if len(found) == len(NODES):
+                return found
+            await asyncio.sleep(0.05)
 
 
 def assert_isolated_leaders_said_no(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import pickle
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -19,9 +20,9 @@ import pytest
 from contract.cluster_rig import until
 from contract.links_rig import hello_of
 from contract.tls_rig import closed, showing, tls_stranger
-from seamfill_chaos.live.processes import Processes
+from seamfill_chaos.live.processes import Processes, program
 from seamfill_chaos.live.world import World, cluster_view
-from seamfill_coordinator.raft.certs import init_certificates
+from seamfill_coordinator.raft.certs import RENEW_DAYS, VALID_DAYS, init_certificates
 from seamfill_coordinator.raft.messages import Hello, Vote
 from seamfill_coordinator.raft.network import split_address
 
@@ -47,14 +48,17 @@ def logged(tmp_path: Path, node_id: str, event: str) -> list[dict[str, str]]:
 
 
 async def serves(world: World, key: str) -> None:
-    """Prove that a claim is granted."""
+    """Prove that a claim is granted, if need be after an election."""
     async with (
+        asyncio.timeout(30),
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http,
-        http.post(
-            f"{world.urls['n1']}/v1/leases/claim", json={"key": key, "lease_ms": 60_000}
-        ) as answer,
     ):
-        assert answer.status == 200, await answer.text()
+        for number in itertools.count():
+            body = {"key": f"{key}-{number}", "lease_ms": 60_000}
+            async with http.post(f"{world.urls['n1']}/v1/leases/claim", json=body) as answer:
+                if answer.status != 503:
+                    assert answer.status == 200, await answer.text()
+                    return
 
 
 async def term_of(world: World) -> int:
@@ -142,6 +146,23 @@ async def test_a_node_with_a_certificate_of_another_ca_is_no_part_of_the_cluster
     _put(own, mine)
     world.nodes["n3"] = await world.processes.start("n3", world.nodes["n3"].argv)
     await until_ready(world, "n3")
+
+
+async def test_a_node_warns_before_its_certificate_ends(world: World, tmp_path: Path) -> None:
+    made = datetime.now(UTC) - timedelta(days=VALID_DAYS - RENEW_DAYS + 1)
+    init_certificates(tmp_path / "certs", ["n1"], now=made)
+    node = await world.processes.start(
+        "n1",
+        [
+            *(program("coordinator"), "serve", "--node-id", "n1", "--cluster-id", "c1"),
+            *("--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"),
+            *("--data-dir", tmp_path / "data", "--certs", tmp_path / "certs"),
+        ],
+    )
+    (line,) = logged(tmp_path, "n1", "certs.expiring")
+    left = datetime.fromisoformat(line["expires"]) - datetime.now(UTC)
+    assert timedelta(days=RENEW_DAYS - 2) < left < timedelta(days=RENEW_DAYS)
+    await node.stop()
 
 
 async def until_ready(world: World, node_id: str) -> None:

@@ -7,14 +7,15 @@ nodes need to agree; then every operation acknowledged so far is asked for again
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from asyncio import sleep
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from seamfill_chaos.live.journals import judge_journals
 from seamfill_chaos.live.namespaces import Direction, Wires
 from seamfill_chaos.live.scene import NODES, Scene, Totals, a_scene
 from seamfill_chaos.live.traffic import TrafficPlan
@@ -27,6 +28,8 @@ LEAST_RATE: Final = 20.0
 SHORTEST_S: Final = 0.2
 LONGEST_S: Final = 2.0
 BOTH_WAYS_SHARE: Final = 0.5
+WHOLE_LOG: Final = ("--snapshot-every", "100000000")
+"""No snapshot, so that in the end the log can be replayed from its first entry on."""
 TRAFFIC: Final = TrafficPlan(rate=70.0)
 
 
@@ -87,7 +90,9 @@ async def run_flapping(
     Raises ``SeamfillError`` when the cluster does not come back at all.
     """
     rng, account = random.Random(plan.seed), Account(plan)
-    async with a_scene(plan.directory, seed=plan.seed, plan=TRAFFIC, wires=wires) as scene:
+    async with a_scene(
+        plan.directory, seed=plan.seed, plan=TRAFFIC, wires=wires, options=WHOLE_LOG
+    ) as scene:
         for _ in range(plan.stretches):
             stretch = await _one_stretch(scene, wires, rng, lasting_s=plan.stretch_s)
             account.stretches.append(stretch)
@@ -95,6 +100,9 @@ async def run_flapping(
             await scene.traffic.ask_again(await scene.watch.leader())
         account.violations = await scene.settle()
         account.totals = scene.totals()
+    account.violations += await asyncio.to_thread(
+        judge_journals, scene.world.data_dirs, scene.recorder.history(), scene.watch.digests
+    )
     return account
 
 
@@ -105,12 +113,12 @@ async def _one_stretch(
     began_s, flaps = time.monotonic(), 0
     while True:
         await wires.cut(_directions(rng))
-        await sleep(rng.uniform(SHORTEST_S, LONGEST_S))
+        await asyncio.sleep(rng.uniform(SHORTEST_S, LONGEST_S))
         await wires.heal()
         flaps += 1
         if time.monotonic() - began_s >= lasting_s:
             break
-        await sleep(rng.uniform(SHORTEST_S, LONGEST_S))
+        await asyncio.sleep(rng.uniform(SHORTEST_S, LONGEST_S))
     _, convergence_s = await scene.watch.until_converged()
     return Stretch(
         flaps=flaps,

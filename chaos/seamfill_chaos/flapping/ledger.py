@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from typing import Final
 
 from seamfill_chaos.flapping.flapping import Account, Stretch
 from seamfill_chaos.live.ledger import append_section, traffic_lines
 
 __all__ = ["append_to_ledger", "stretch_line", "summary"]
+
+_SHOWN: Final = 20
 
 
 def stretch_line(stretch: Stretch) -> str:
@@ -37,7 +40,9 @@ def summary(account: Account) -> str:
         ),
         f"- Longest time without an acknowledged change: {max(silences):.2f} s.",
     ]
-    lines += ["", *(f"- FAILED: {failure}" for failure in failures)] if failures else []
+    lines += ["", *(f"- FAILED: {failure}" for failure in failures[:_SHOWN])] if failures else []
+    if len(failures) > _SHOWN:
+        lines.append(f"- … and {len(failures) - _SHOWN} more")
     return "\n".join(lines) + "\n"
 
 

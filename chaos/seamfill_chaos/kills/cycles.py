@@ -25,6 +25,7 @@ from typing import Final
 
 from seamfill.errors import SeamfillError
 from seamfill_chaos.live.directory_trap import spring_when_made
+from seamfill_chaos.live.journals import compare_states
 from seamfill_chaos.live.scene import NODES, Scene, Totals, a_scene
 
 __all__ = ["LEAST_RATE", "Account", "Cycle", "KillPlan", "KillsFailed", "Target", "run_kills"]
@@ -109,6 +110,8 @@ class Account:
     violations: list[str] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     snapshots_written: int = 0
+    disks_compared: int = 0
+    """Indexes at which the states on two nodes' disks were compared, after all were killed."""
     duration_s: float = 0.0
 
     def hits(self, target: Target) -> list[Cycle]:
@@ -132,6 +135,8 @@ class Account:
             for cycle in self.cycles
             if cycle.rate < LEAST_RATE
         ]
+        if not self.disks_compared:
+            failures.append("the nodes' disks had no index in common")
         return failures + self.violations
 
 
@@ -160,6 +165,11 @@ async def run_kills(
                     raise KillsFailed(f"{misses} kills came after the snapshot was finished")
         account.violations = await scene.settle()
         account.totals = scene.totals()
+        await _kill(scene, NODES)
+        account.disks_compared, differences = await asyncio.to_thread(
+            compare_states, scene.world.data_dirs
+        )
+        account.violations += differences
     account.snapshots_written = sum(
         log.read_text(errors="replace").count('"snapshot.written"')
         for log in (plan.directory / "logs").glob("*.log")
@@ -204,7 +214,7 @@ async def _kill(scene: Scene, victims: Sequence[str]) -> None:
     for victim in victims:
         scene.world.nodes[victim].signal(signal.SIGKILL)
     for victim in victims:
-        await scene.world.kill_node(victim)
+        await scene.world.nodes[victim].process.wait()
 
 
 async def _kill_in_snapshot(
@@ -227,7 +237,7 @@ async def _kill_in_snapshot(
     sprung = await spring_when_made(directory, UNFINISHED, strike, timeout_s=SNAPSHOT_TIMEOUT_S)
     if not sprung:
         raise KillsFailed(f"{victim} began no snapshot within {SNAPSHOT_TIMEOUT_S:g} s")
-    await scene.world.kill_node(victim)
+    await scene.world.nodes[victim].process.wait()
     killed_s, rate = struck[0]
     left = await asyncio.to_thread(lambda: list(directory.glob(f"*{UNFINISHED}")))
     return killed_s, rate, bool(left)

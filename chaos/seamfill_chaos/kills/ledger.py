@@ -15,6 +15,7 @@ from seamfill_chaos.live.ledger import append_section, traffic_lines
 
 __all__ = ["append_to_ledger", "cycle_line", "summary"]
 
+_SHOWN: Final = 20
 _HEAD: Final = (
     "| killed | times | leader among them | changes/s at the kill, least / median "
     "| longest silence s, median / longest | back after s, median / longest |"
@@ -41,12 +42,15 @@ def summary(account: Account) -> str:
         f"every {plan.snapshot_every} entries ({account.snapshots_written} written)"
     )
     lines = [f"Verdict: {verdict}", "", f"- {kills}.", *traffic_lines(account.totals)]
+    lines.append(f"- The nodes' disks hold equal states at {account.disks_compared:,} indexes.")
     lines += ["", _HEAD, "|---|---|---|---|---|---|"]
     lines += [_row(target, account.hits(target)) for target in Target if account.hits(target)]
     missed = sum(not cycle.is_hit for cycle in account.cycles)
     if missed:
         lines += ["", f"{missed} more kills aimed at a snapshot came when it was finished."]
-    lines += ["", *(f"- FAILED: {failure}" for failure in failures)] if failures else []
+    lines += ["", *(f"- FAILED: {failure}" for failure in failures[:_SHOWN])] if failures else []
+    if len(failures) > _SHOWN:
+        lines.append(f"- … and {len(failures) - _SHOWN} more")
     return "\n".join(lines) + "\n"
 
 

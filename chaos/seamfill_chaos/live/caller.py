@@ -37,6 +37,7 @@ from seamfill_coordinator.machine.commands import (
     Request,
 )
 from seamfill_coordinator.machine.outcomes import (
+    Already,
     Claimed,
     ClaimFinished,
     Completed,
@@ -239,6 +240,8 @@ def _result(item: leases.ItemResult) -> Outcome:
             return Renewed(ttl_ms=item.ttl_ms, directive=item.directive)
         case "completed":
             return Completed(coverage_rev=0, remaining=False)
+        case "already":
+            return Already(coverage_rev=0)
         case "refused":
             reason = RejectReason(item.reason or "")
             return Rejected(reason=reason, detail=item.detail or "", covered=item.covered)

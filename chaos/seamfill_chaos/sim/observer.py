@@ -17,14 +17,14 @@ from typing import Any
 from seamfill_chaos.checkers.agreement import Agreement, Life
 from seamfill_chaos.checkers.liveness import Progress
 from seamfill_chaos.sim.node import Node
-from seamfill_chaos.sim.process import Process, current_process
+from seamfill_chaos.sim.process import CURRENT, Process, current_process
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.core import Core
 from seamfill_coordinator.raft.guard import Heartbeat
 from seamfill_coordinator.raft.journal import DurableJournal
 from seamfill_coordinator.raft.links import Links
-from seamfill_coordinator.raft.messages import Append, Message
+from seamfill_coordinator.raft.messages import Append, Appended, Message
 from seamfill_coordinator.raft.node import RaftNode
 from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore
 from seamfill_coordinator.replication import Role
@@ -129,13 +129,20 @@ class Observer:
 
     def _tap_send(self, send: Callable[[Links, str, Message], bool]) -> Callable[..., bool]:
         agreement = self.agreement
+        spoken: dict[Process, int] = {}
+        """The term in which a process last spoke as leader or follower: mostly the same one."""
 
         def tap(links: Links, node_id: str, message: Message) -> bool:
             was_sent = send(links, node_id, message)
             if was_sent:
-                agreement.sent(self._life, node_id, message)
-                if agreement.violations:
-                    self._judge()
+                process = CURRENT.get()
+                assert process is not None, "nodes act in their own process"
+                if isinstance(message, Append | Appended):
+                    if spoken.get(process) == message.term:
+                        return True
+                    spoken[process] = message.term
+                agreement.sent(self._lives[process], node_id, message)
+                self._judge()
             return was_sent
 
         return tap

@@ -20,12 +20,20 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from seamfill_chaos.sim.loop import Handle, VirtualLoop
 
-__all__ = ["EPOCH_MS", "Machine", "Process", "ProcessEnded", "current_process", "process_of"]
+__all__ = [
+    "CURRENT",
+    "EPOCH_MS",
+    "Machine",
+    "Process",
+    "ProcessEnded",
+    "current_process",
+    "process_of",
+]
 
 EPOCH_MS: Final = 1_700_000_000_000
 """Wall clock at virtual time 0, of a clock that is right."""
 
-_CURRENT: Final[ContextVar[Process | None]] = ContextVar("seamfill_sim_process", default=None)
+CURRENT: Final[ContextVar[Process | None]] = ContextVar("seamfill_sim_process", default=None)
 
 
 class ProcessEnded(BaseException):
@@ -85,7 +93,7 @@ class Process:
         self.name = machine.name
         self.context: Final = Context()
         """What the world schedules callbacks of this process in."""
-        self.context.run(_CURRENT.set, self)
+        self.context.run(CURRENT.set, self)
         self.runs = True
         """Neither paused nor ended; the loop asks before every callback."""
         self.has_ended = False
@@ -160,9 +168,9 @@ class Process:
 
 def current_process() -> Process | None:
     """Return the process that runs now; None for the world itself."""
-    return _CURRENT.get()
+    return CURRENT.get()
 
 
 def process_of(context: Context) -> Process | None:
     """Return the process that a context belongs to."""
-    return context.get(_CURRENT)
+    return context.get(CURRENT)

@@ -56,11 +56,10 @@ class Way:
 
     def arrival(self, size: int) -> float:
         """Return when ``size`` bytes that are written now get there."""
-        now = self.loop.now
-        if self.bytes_per_s is not None:
-            self._free_s = max(self._free_s, now) + size / self.bytes_per_s
-            now = self._free_s
-        return now + self.draw_delay()
+        if self.bytes_per_s is None:
+            return self.loop.now + self.draw_delay()
+        self._free_s = max(self._free_s, self.loop.now) + size / self.bytes_per_s
+        return self._free_s + self.draw_delay()
 
     def cut(self) -> None:
         self.is_cut = True
@@ -208,7 +207,8 @@ class Stream(asyncio.Transport):
     def arrive_at(self, time_s: float) -> None:
         """Let the peer read, at that time, what has arrived by then."""
         self._is_travelling = True
-        self._last_arrival_s = max(self._last_arrival_s, time_s)
+        if time_s > self._last_arrival_s:
+            self._last_arrival_s = time_s
         self._loop.call_at(time_s, self._arrive, context=self.peer.process.context)
 
     def _arrive(self) -> None:

@@ -273,7 +273,8 @@ class Core:
 
     def next_index(self, node_id: str) -> int:
         """Index of the next entry to send to the member."""
-        return int(self._core._SyncObj__raftNextIndex.get(self._node(node_id), self.last_index + 1))
+        known: int | None = self._core._SyncObj__raftNextIndex.get(self._node(node_id))
+        return self.last_index + 1 if known is None else known
 
     def set_next_index(self, node_id: str, index: int) -> None:
         self._core._SyncObj__raftNextIndex[self._node(node_id)] = index
@@ -291,6 +292,11 @@ class Core:
         self._core._SyncObj__raftElectionDeadline = -math.inf
         self.tick()
         self._core._SyncObj__raftElectionDeadline = math.inf
+
+    def put_off_heartbeat(self) -> None:
+        """Note that every member was just sent something, which says as much as a heartbeat."""
+        self._enter()
+        self._core.put_off_heartbeat()
 
     def append(self, entry: bytes, done: Callable[[Applied | None], None] | None = None) -> int:
         """Append an entry to our log and return its index. Only for a leader.
@@ -452,10 +458,13 @@ class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         # Stock sends unbounded batches, pickles commands that are larger, and busies itself for a
         # whole period while a snapshot is written.
+        self.put_off_heartbeat()
+        self.seamfill_replicate()
+
+    def put_off_heartbeat(self) -> None:
         self._SyncObj__newAppendEntriesTime = (
             syncobj_module.monotonicTime() + self.conf.appendEntriesPeriod
         )
-        self.seamfill_replicate()
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
         return math.inf

@@ -59,10 +59,13 @@ class Feeder:
         self._progress: dict[str, _Progress] = {}
         self._last: Append | None = None
 
-    def feed(self, members: Sequence[str], *, heartbeat: bool) -> None:
-        """Send every connected member what it lacks; with ``heartbeat`` at least a word."""
-        for node_id in members:
-            self._feed(node_id, heartbeat=heartbeat)
+    def feed(self, members: Sequence[str], *, heartbeat: bool) -> bool:
+        """Send every connected member what it lacks; with ``heartbeat`` at least a word.
+
+        Return whether every one of them was sent something.
+        """
+        spoken_to = [self._feed(node_id, heartbeat=heartbeat) for node_id in members]
+        return all(spoken_to)
 
     def acknowledged(self, node_id: str, message: Appended) -> None:
         """Note an answer that the core has already taken."""
@@ -91,8 +94,9 @@ class Feeder:
     def _of(self, node_id: str) -> _Progress:
         return self._progress.setdefault(node_id, _Progress())
 
-    def _feed(self, node_id: str, *, heartbeat: bool) -> None:
+    def _feed(self, node_id: str, *, heartbeat: bool) -> bool:
         core = self._core
+        was_spoken_to = heartbeat
         progress = self._of(node_id)
         first = core.first_index
         if core.next_index(node_id) <= first:
@@ -100,15 +104,16 @@ class Feeder:
             if heartbeat:
                 self._append(node_id, progress, first, ())
             self._ship(node_id)
-            return
+            return was_spoken_to
         while core.next_index(node_id) <= core.last_index and _may_send(progress):
             start = core.next_index(node_id)
             entries = _entries_from(core.log, start - first)
             self._append(node_id, progress, start - 1, entries)
             core.set_next_index(node_id, start + len(entries))
-            heartbeat = False
+            was_spoken_to, heartbeat = True, False
         if heartbeat:
             self._append(node_id, progress, core.next_index(node_id) - 1, ())
+        return was_spoken_to
 
     def _append(
         self, node_id: str, progress: _Progress, previous_index: int, entries: tuple[Entry, ...]

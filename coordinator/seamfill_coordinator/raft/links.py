@@ -111,7 +111,10 @@ class Links:
                 self._dialers[peer_id].dial()
 
     async def stop(self) -> None:
-        """Write what was sent, and end all connections; nothing is told from now on."""
+        """Write what was sent, and end all connections; nothing is told from now on.
+
+        Safe to repeat.
+        """
         self._is_stopped = True
         if self._listener is not None:
             self._listener.close()

@@ -292,7 +292,8 @@ class RaftNode:
     def _feed(self, *, heartbeat: bool) -> None:
         self._mind_reign()
         self._fed_index = self.core.last_index
-        self._feeder.feed(self.members.connected, heartbeat=heartbeat)
+        if self._feeder.feed(self.members.connected, heartbeat=heartbeat):
+            self.core.put_off_heartbeat()
 
     def _feed_what_is_new(self) -> None:
         if self.core.is_leader and self.core.last_index > self._fed_index:

@@ -93,7 +93,9 @@ class _TlsListener:
         self._watch()
 
     def close(self) -> None:
-        """Accept no more; handshakes under way are given up."""
+        """Accept no more; handshakes under way are given up. Safe to repeat."""
+        if self._socket.fileno() < 0:
+            return
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._socket)
@@ -128,10 +130,12 @@ class _TlsListener:
         handshake.add_done_callback(functools.partial(self._shaken, connection))
 
     async def _shake_hands(self, connection: socket.socket, address: str) -> None:
+        # From here on the transport closes it; until here ``_shaken`` does.
+        owned = socket.socket(fileno=connection.detach())
         try:
             await self._loop.connect_accepted_socket(
                 self._accept,
-                connection,
+                owned,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=_SHUTDOWN_S,
@@ -141,9 +145,8 @@ class _TlsListener:
 
     def _shaken(self, connection: socket.socket, handshake: asyncio.Task[None]) -> None:
         self._handshakes.pop(handshake, None)
-        if handshake.cancelled():
-            connection.close()  # one that was cancelled before its first step nobody else closes
-        else:
+        connection.close()  # still ours when it was cancelled before its first step
+        if not handshake.cancelled():
             handshake.result()  # a bug: the loop tells it
 
 
