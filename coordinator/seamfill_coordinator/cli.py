@@ -78,7 +78,7 @@ def main() -> None:
     "--certs",
     metavar="DIR",
     help="Holds ca.crt, ID.crt and ID.key, ID being --node-id; `coordinator certs init` makes them "
-    "for development. Needed when there are peers.",
+    "for development. Needed when there are peers that are not on loopback.",
 )
 @click.option(
     "--profile",
