@@ -11,7 +11,6 @@ from simulation.sim_command import simulate
 
 REGRESSIONS = {
     "a_heartbeat_that_is_due_in_this_very_millisecond": (24, 20),
-    "a_follower_whose_next_election_moved_nearer": (100, 40),
 }
 """What once went wrong → seed, seconds. Each failed before it was mended."""
 

@@ -76,11 +76,11 @@ class Door:
         if may_repeat and rng.random() < weather.repeated:
             late_s = rng.uniform(0, _LATE_MAX_S)
             loop.call_outside(late_s, self._arrive, node, work, answer, caller)
+        impatience = loop.call_later(timeout_s, _settle, answer, NoAnswer())
         try:
-            async with asyncio.timeout(timeout_s):
-                return await answer
-        except TimeoutError:
-            raise NoAnswer from None
+            return await answer
+        finally:
+            impatience.cancel()
 
     def _delay(self) -> float:
         return self._rng.uniform(self._weather.delay_min_s, self._weather.delay_max_s)

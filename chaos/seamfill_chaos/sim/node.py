@@ -19,6 +19,8 @@ from seamfill_chaos.disk import Fate, SimulatedDisk
 from seamfill_chaos.sim.loop import VirtualLoop
 from seamfill_chaos.sim.process import Machine, Process, ProcessEnded
 from seamfill_chaos.sim.trace import Trace
+from seamfill_coordinator.raft.journal_format import decode_mark
+from seamfill_coordinator.raft.journal_replay import MARK_NAME, segment_number
 from seamfill_coordinator.raft.replica import PysyncobjReplica
 
 __all__ = ["DATA_DIR", "DiskFault", "MakeReplica", "Node"]
@@ -184,25 +186,38 @@ class Node:
                 self._settle(self._fate if fault is DiskFault.POWER_LOST else Fate.KEPT)
                 self.process.exit()
 
-    def flip_a_bit(self) -> str | None:
-        """Damage one bit of a file of a node that is down; returns which, None without files."""
+    def flip_a_bit(self) -> bool:
+        """Damage one bit that was durable, of a node that is down; return whether there was one.
+
+        Behind the journal's mark a damaged group can not be told from a torn one: there nothing is
+        promised.
+        """
         assert not self.is_up
-        files = [
-            DATA_DIR / folder / name
-            for folder in ("journal", "snapshots")
-            for name in self.disk.names(DATA_DIR / folder)
-        ]
-        if not files:
-            return None
-        path = self._rng.choice(files)
+        places = self._durable_places()
+        if not places:
+            return False
+        path, end = self._rng.choice(places)
         content = bytearray(self.disk.read(path))
-        if not content:
-            return None
-        at = self._rng.randrange(len(content))
+        at = self._rng.randrange(end)
         content[at] ^= 1 << self._rng.randrange(8)
         self.disk.put(path, bytes(content))
         self._note("disk.bit_flipped", file=path.name, offset=at)
-        return path.name
+        return True
+
+    def _durable_places(self) -> list[tuple[Path, int]]:
+        """Return files and up to where they are certainly durable."""
+        journal, snapshots = DATA_DIR / "journal", DATA_DIR / "snapshots"
+        places = [(snapshots / name, len(self.disk.read(snapshots / name)))
+                  for name in self.disk.names(snapshots)]  # fmt: skip
+        if MARK_NAME not in self.disk.names(journal):
+            return places
+        mark = decode_mark(self.disk.read(journal / MARK_NAME))
+        for name in self.disk.names(journal):
+            number = segment_number(name)
+            if number is not None and number <= mark.segment:
+                size = len(self.disk.read(journal / name))
+                places.append((journal / name, mark.end if number == mark.segment else size))
+        return [(path, end) for path, end in places if end > 0]
 
     def wipe(self) -> None:
         """Lose everything; the next life is another incarnation of this node."""

@@ -21,9 +21,11 @@ from seamfill_chaos.sim.process import CURRENT, Process, current_process
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.core import Core
+from seamfill_coordinator.raft.guard import Heartbeat
 from seamfill_coordinator.raft.journal import DurableJournal
 from seamfill_coordinator.raft.links import Links
 from seamfill_coordinator.raft.messages import Append, Appended, Message
+from seamfill_coordinator.raft.node import RaftNode
 from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore
 from seamfill_coordinator.replication import Role
 
@@ -75,6 +77,8 @@ class Observer:
             (Core, "install", self._tap_install),
             (Links, "send", self._tap_send),
             (DurableJournal, "deleteEntriesFrom", self._tap_truncate),
+            (Core, "deliver_append", self._tap_deliver),
+            (RaftNode, "__init__", self._tap_wake),
         ]
         originals = [(owner, name, getattr(owner, name)) for owner, name, _ in taps]
         for owner, name, tap in taps:
@@ -148,6 +152,32 @@ class Observer:
             if position < len(journal):
                 self._count("log.truncated")
             delete(journal, position)
+
+        return tap
+
+    def _tap_deliver(self, deliver: Callable[..., None]) -> Callable[..., None]:
+        """The core truncates behind an append's first entry, whatever stands there."""
+        agreement = self.agreement
+
+        def tap(core: Core, sender: str, message: Append | Heartbeat) -> None:
+            if (
+                type(message) is Append
+                and core.first_index <= message.previous_index < core.last_index
+            ):
+                _, index, term = core.log[message.previous_index + 1 - core.first_index]
+                for_term = message.entries[0][2] if message.entries else None
+                agreement.truncated(self._life, index, term, for_term=for_term)
+                self._judge()
+            deliver(core, sender, message)
+
+        return tap
+
+    def _tap_wake(self, init: Callable[..., None]) -> Callable[..., None]:
+        def tap(node: RaftNode, *args: Any, **options: Any) -> None:
+            init(node, *args, **options)
+            core = node.core
+            self.agreement.woke(self._life, term=core.term, last_index=core.last_index)
+            self._judge()
 
         return tap
 

@@ -61,11 +61,11 @@ _KEPT: Final = 8
 class WorkloadPlan:
     """How much is asked; about 20 operations a second in all."""
 
-    claimers: int = 6
-    fillers: int = 2
-    think_s: float = 0.36
+    claimers: int = 12
+    fillers: int = 4
+    think_s: float = 0.8
     """Mean pause of one caller between two operations."""
-    together: float = 0.8
+    together: float = 0.9
     """How often a caller waits for the next beat, at which others ask too: what arrives together
     shares commands, and meets in them."""
     without_session: float = 0.2
@@ -74,7 +74,7 @@ class WorkloadPlan:
     """How many of the reads may be answered by any node."""
 
 
-_BEAT_S: Final = 0.4
+_BEAT_S: Final = 0.8
 
 
 async def _think(loop: VirtualLoop, rng: random.Random, plan: WorkloadPlan) -> None:
