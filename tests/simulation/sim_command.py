@@ -20,9 +20,17 @@ class Told:
     stderr: str
 
 
-def simulate(*arguments: str | int, cwd: Path, timeout_s: float) -> Told:
-    """Run the command with ``-o json``; it must print one document whatever happens."""
+def simulate(
+    *arguments: str | int, cwd: Path, timeout_s: float, hash_seed: str | None = "0"
+) -> Told:
+    """Run the command with ``-o json``; it must print one document whatever happens.
+
+    With another ``hash_seed`` than 0 it starts itself again, which takes a second.
+    """
     line = [sys.executable, "-m", "seamfill_chaos", "sim", *map(str, arguments), "-o", "json"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"}
+    if hash_seed is not None:
+        environment["PYTHONHASHSEED"] = hash_seed
     done = subprocess.run(
         line,
         cwd=cwd,
@@ -30,8 +38,7 @@ def simulate(*arguments: str | int, cwd: Path, timeout_s: float) -> Told:
         text=True,
         timeout=timeout_s,
         check=False,
-        # Whatever the caller's order of sets is: the command fixes its own.
-        env={k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"},
+        env=environment,
     )
     assert done.stdout, done.stderr
     return Told(done.returncode, json.loads(done.stdout), done.stderr)

@@ -19,6 +19,7 @@ from seamfill_chaos.disk import Fate, SimulatedDisk
 from seamfill_chaos.sim.loop import VirtualLoop
 from seamfill_chaos.sim.process import Machine, Process, ProcessEnded
 from seamfill_chaos.sim.trace import Trace
+from seamfill_coordinator.raft.journal import JournalUnusable
 from seamfill_coordinator.raft.journal_format import decode_mark
 from seamfill_coordinator.raft.journal_replay import MARK_NAME, segment_number
 from seamfill_coordinator.raft.replica import PysyncobjReplica
@@ -111,7 +112,8 @@ class Node:
         except (SeamfillError, OSError) as exc:
             # A start that is refused is the end of the process, as in the real command.
             self.ended_itself = True
-            self.refused = isinstance(exc, SeamfillError)
+            # A full disk is no reason to wipe it.
+            self.refused = isinstance(exc, SeamfillError) and not isinstance(exc, JournalUnusable)
             self._note("node.start_refused", why=f"{type(exc).__name__}: {exc}")
             process.exit()
         self.had_journal = True
