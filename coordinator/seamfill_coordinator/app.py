@@ -32,6 +32,7 @@ from seamfill_coordinator.http.app import build_app
 from seamfill_coordinator.raft.certs import RENEW_DAYS
 from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.credentials import load_credentials
+from seamfill_coordinator.raft.development_certs import development_certificates
 from seamfill_coordinator.raft.journal_files import Files
 from seamfill_coordinator.raft.network import Network, NoNetwork
 from seamfill_coordinator.raft.replica import PysyncobjReplica, ReplicaSettings
@@ -135,13 +136,17 @@ async def _serving(
 def _peer_network(config: NodeConfig) -> Network:
     """Return how peers are reached. Raises ``InvalidInput`` for certificates that can not be used.
 
-    A cluster of one has no peers, and needs no certificates.
+    A cluster of one has no peers, and needs no certificates; nodes on loopback may share
+    development certificates that they make themselves.
     """
-    if config.certs is None:
+    if config.certs is None and not config.peers:
         return NoNetwork()
     now = datetime.now(UTC)
+    certs = config.certs or development_certificates(
+        os.environ, cluster_id=config.cluster_id, node_id=config.node_id, now=now
+    )
     credentials = load_credentials(
-        config.certs,
+        certs,
         node_id=config.node_id,
         refuse_development=config.profile is Profile.PROD,
         now=now,

@@ -30,6 +30,7 @@ from seamfill_coordinator import console
 from seamfill_coordinator.config import load_config
 from seamfill_coordinator.raft.certs_cli import certs
 from seamfill_coordinator.raft.journal_cli import journal
+from seamfill_coordinator.raft.offline_cli import inspect, replay, restore
 
 __all__ = ["main"]
 
@@ -77,7 +78,7 @@ def main() -> None:
     "--certs",
     metavar="DIR",
     help="Holds ca.crt, ID.crt and ID.key, ID being --node-id; `coordinator certs init` makes them "
-    "for development. Needed when there are peers.",
+    "for development. Needed when there are peers that are not on loopback.",
 )
 @click.option(
     "--profile",
@@ -170,6 +171,9 @@ def version() -> None:
 console.attach(main)
 main.add_command(certs)
 main.add_command(journal)
+main.add_command(replay)
+for offline in (inspect, restore):
+    console.snapshot.add_command(offline)
 
 
 def _print_ready(document: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -82,8 +83,9 @@ class NodeConfig:
     data_dir: Path
     profile: Profile
     certs: Path | None
-    """Directory with this node's certificate, its key, and the peers' CA; given if there are peers.
-    What is in it is checked by ``raft/credentials.py``."""
+    """Directory with this node's certificate, its key, and the peers' CA. None only without peers,
+    or in the dev profile with all of them on loopback. What is in it is checked by
+    ``raft/credentials.py``."""
     advertise_url: str | None
     """Where others reach this node's HTTP; None derives it from ``listen``."""
     metrics_listen: Address | None
@@ -197,6 +199,10 @@ def _build(sources: _Sources) -> NodeConfig:
     data_dir = sources.text("data-dir")
     if data_dir is None:
         raise InvalidInput("data-dir", "is missing; the log must survive this process")
+    profile = Profile(_one_of("profile", sources.text("profile") or "dev", _PROFILES))
+    may_lack_certs = profile is Profile.DEV and all(
+        _is_loopback(address) for address in (peer_listen, *peers.values())
+    )
     return NodeConfig(
         node_id=node_id,
         cluster_id=cluster_id,
@@ -204,8 +210,8 @@ def _build(sources: _Sources) -> NodeConfig:
         peer_listen=peer_listen,
         peers=peers,
         data_dir=Path(data_dir),
-        profile=Profile(_one_of("profile", sources.text("profile") or "dev", _PROFILES)),
-        certs=_certs(sources.text("certs"), [node_id, *peers]),
+        profile=profile,
+        certs=_certs(sources.text("certs"), [node_id, *peers], may_lack=may_lack_certs),
         advertise_url=_advertised(sources.text("advertise-url"), listen, alone=not peers),
         metrics_listen=_metrics(sources.text("metrics-listen"), listen),
         log_level=_one_of("log-level", sources.text("log-level") or "info", LOG_LEVELS),
@@ -261,12 +267,22 @@ def _peers(texts: Sequence[str], node_id: str) -> dict[str, Address]:
     return peers
 
 
-def _certs(text: str | None, members: Sequence[str]) -> Path | None:
-    if text is None and len(members) > 1:
+def _is_loopback(address: Address) -> bool:
+    if address.host == "localhost":
+        return True
+    try:
+        return ip_address(address.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _certs(text: str | None, members: Sequence[str], *, may_lack: bool) -> Path | None:
+    if text is None and len(members) > 1 and not may_lack:
         nodes = " ".join(f"--node {member}" for member in sorted(members))
         raise InvalidInput(
             "certs",
-            "is needed: peers talk over mutual TLS only. For development make certificates with "
+            "is needed: peers talk over mutual TLS only, and only nodes on loopback in the dev "
+            "profile make certificates by themselves. For development make certificates with "
             f"`coordinator certs init --dir DIR {nodes}`, then start each node with --certs DIR",
         )
     return None if text is None else Path(text)

@@ -61,6 +61,7 @@ CODES: Final[dict[str, ProblemCode]] = {
     "not_committed": ProblemCode(503, "The cluster did not commit in time", retryable=True),
     "overloaded": ProblemCode(503, "Too many requests are waiting", retryable=True),
     "not_ready": ProblemCode(503, "The node is not ready", retryable=True),
+    "snapshot_not_saved": ProblemCode(503, "This node wrote no snapshot", retryable=True),
     "outcome_unknown": ProblemCode(504, "It may or may not have happened", retryable=True),
 }
 _IN_DOUBT: Final = frozenset({"outcome_unknown", RejectReason.SESSION_UNKNOWN})

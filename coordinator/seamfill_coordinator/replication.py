@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from seamfill.errors import SeamfillError
@@ -29,6 +30,8 @@ __all__ = [
     "Replica",
     "ReplicaStatus",
     "Role",
+    "SavedSnapshot",
+    "SnapshotNotSaved",
 ]
 
 
@@ -63,6 +66,23 @@ class ProposalOutcomeUnknown(SeamfillError):
 
     code: ClassVar[str] = "outcome_unknown"
     retryable: ClassVar[bool] = True
+
+
+class SnapshotNotSaved(SeamfillError):
+    """This node wrote no snapshot now; the text says why. What it had is untouched."""
+
+    code: ClassVar[str] = "snapshot_not_saved"
+    retryable: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedSnapshot:
+    """A durable snapshot on this node's disk."""
+
+    last_index: int
+    last_term: int
+    size: int
+    path: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +143,13 @@ class Replica(Protocol):
 
     def on_applied(self, listener: Callable[[Applied], None]) -> None:
         """Call ``listener`` after each applied command, in order; it must not raise or block."""
+        ...
+
+    async def save_snapshot(self, *, timeout_ms: int) -> SavedSnapshot:
+        """Return a snapshot of all that was applied here when this was called, or of more.
+
+        Any node can, leader or not. Raises ``SnapshotNotSaved``.
+        """
         ...
 
     async def wait_for_leader(self, *, timeout_ms: int) -> str | None:

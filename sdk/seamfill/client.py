@@ -35,6 +35,7 @@ from seamfill.protocol.cluster import (
     ClusterAnswer,
     HealthAnswer,
     ReadyAnswer,
+    SnapshotAnswer,
     SourcesAnswer,
     WorkersAnswer,
 )
@@ -57,6 +58,7 @@ from seamfill.protocol.values import Redo, SeriesId
 __all__ = ["FINAL_STATES", "CoordinatorClient"]
 
 FINAL_STATES: Final = frozenset({"complete", "incomplete", "cancelled"})
+SNAPSHOT_WAIT_MS: Final = 60_000
 WATCH_IDLE_MS: Final = 15_000
 WATCH_FIRST_PAUSE_MS: Final = 100
 WATCH_MAX_PAUSE_MS: Final = 2_000
@@ -283,6 +285,20 @@ class CoordinatorClient:
         if url is None:
             return await self._get("/v1/cluster", ClusterAnswer)
         return _decode(await self._link.ask_node(url, "/v1/cluster"), ClusterAnswer)
+
+    async def save_snapshot(self) -> SnapshotAnswer:
+        """Have the node that answers write a snapshot to its own disk; safe to repeat.
+
+        Name one URL to say which. A large state takes a few seconds.
+        """
+        reply = await self._link.request(
+            "POST",
+            "/v1/cluster/snapshot",
+            retry=Retry.READ,  # it changes nothing in the cluster
+            body=b"{}",
+            extra_wait_ms=SNAPSHOT_WAIT_MS,
+        )
+        return _decode(reply, SnapshotAnswer)
 
     async def health(self, url: str) -> HealthAnswer:
         """Ask one node whether it is healthy."""

@@ -9,6 +9,7 @@ does are ``busy_machines.excused`` instead.
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -140,7 +141,13 @@ class Rig:
 @asynccontextmanager
 async def running(rig: Rig) -> AsyncIterator[Rig]:
     """Start all nodes of a rig, and stop those that still run at the end."""
-    await rig.start()
+    try:
+        await rig.start()
+    except OSError as exc:
+        # Somebody else took a port between our looking for it and using it.
+        if exc.errno != errno.EADDRINUSE:
+            raise
+        await rig.renew()
     try:
         yield rig
     finally:

@@ -7,6 +7,7 @@ Most tests say what happens while one leader stays, hence ``excused``.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -119,7 +120,13 @@ def _leads(rig: HttpRig) -> bool:
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     built = Cluster(tmp_path)
     try:
-        await built.begin()
+        try:
+            await built.begin()
+        except OSError as exc:
+            # Somebody else took a port between our looking for it and using it.
+            if exc.errno != errno.EADDRINUSE:
+                raise
+            await built.renew()
         yield built
     finally:
         await built.kill(*tuple(built.running))

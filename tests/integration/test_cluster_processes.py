@@ -21,6 +21,7 @@ import pytest
 
 from seamfill_chaos.live.processes import STOP_TIMEOUT_S, ManagedProcess, Processes, program
 from seamfill_chaos.live.world import World, cluster_view
+from seamfill_coordinator.ports import free_ports
 
 PATIENT_S = 30.0
 UNDECIDED = (0, 503)
@@ -436,7 +437,7 @@ def test_a_bad_flag_is_named(tmp_path: Path, name: str, value: str) -> None:
 
 def test_peers_need_certificates_and_prod_real_ones(tmp_path: Path) -> None:
     certs = tmp_path / "certs"
-    line = serve_line(tmp_path / "data", peer="n2=127.0.0.1:9", peer_listen="127.0.0.1:8")
+    line = serve_line(tmp_path / "data", peer="n2=10.255.0.1:9", peer_listen="127.0.0.1:8")
     without = run_to_end(*line)
     assert without.returncode == 2
     assert "--certs: is needed" in without.stderr
@@ -459,3 +460,25 @@ async def test_a_taken_address_is_named(processes: Processes, tmp_path: Path) ->
     taken = run_to_end(*serve_line(tmp_path / "two", listen=address))
     assert taken.returncode == 1
     assert f"--listen {address}" in taken.stderr
+
+
+async def test_three_nodes_started_by_hand_on_loopback_find_each_other(
+    processes: Processes, tmp_path: Path
+) -> None:
+    """By the documented line, which has no certificates in it, all in the same moment."""
+    ids = ("n1", "n2", "n3")
+    addresses = {n: f"127.0.0.1:{port}" for n, port in zip(ids, free_ports(3), strict=True)}
+
+    async def start(node_id: str) -> ManagedProcess:
+        peers = [w for n in ids if n != node_id for w in ("--peer", f"{n}={addresses[n]}")]
+        line = serve_line(tmp_path / node_id, node_id=node_id, peer_listen=addresses[node_id])
+        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+        return await processes.start(node_id, [*line, *peers], environment=environment)
+
+    first, *_ = await asyncio.gather(*(start(node_id) for node_id in ids))
+    async with asyncio.timeout(20):
+        while (view := await cluster_view(first.ready["url"])) is None or view["leader"] is None:  # noqa: ASYNC110  # of another process
+            await asyncio.sleep(0.1)
+    assert view["leader"] in ids
+    certs = tmp_path / "state" / "seamfill" / "development-certs" / "c1"
+    assert {path.name for path in certs.glob("n*.crt")} == {"n1.crt", "n2.crt", "n3.crt"}

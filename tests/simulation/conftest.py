@@ -1,4 +1,4 @@
-"""How much is simulated: ``--sim-seeds`` and ``SEAMFILL_SIM_SEEDS``, ``SEAMFILL_SIM_JOBS``."""
+"""How much is simulated: ``--sim-seeds``, ``SEAMFILL_SIM_SEEDS``, ``…_SECONDS``, ``…_JOBS``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def seeds(request: pytest.FixtureRequest) -> str:
     """The seeds of the long run, as the command takes them."""
     asked = str(request.config.getoption("--sim-seeds"))
     return asked if ".." in asked else f"1..{asked}"
+
+
+@pytest.fixture(scope="session")
+def seconds() -> str:
+    """Virtual seconds of each seed of the long run; by hand they are 120."""
+    return os.environ.get("SEAMFILL_SIM_SECONDS", "60")
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,11 @@ REGRESSIONS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(3_600)
-def test_no_seed_breaks_a_promise(seeds: str, jobs: int, tmp_path: Path) -> None:
+def test_no_seed_breaks_a_promise(seeds: str, seconds: str, jobs: int, tmp_path: Path) -> None:
     """And together they met everything that is interesting."""
-    told = simulate("--seeds", seeds, "--jobs", jobs, cwd=tmp_path, timeout_s=3_600)
+    told = simulate(
+        *("--seeds", seeds, "--seconds", seconds, "--jobs", jobs), cwd=tmp_path, timeout_s=3_600
+    )
     assert told.document["violations"] == [], told.stderr
     assert told.document["never_met"] == []
     assert told.exit_code == 0

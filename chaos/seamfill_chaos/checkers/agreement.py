@@ -13,6 +13,9 @@ Promises checked:
 * within a life term and commit index never fall
 * one vote per term and incarnation, a candidacy being a vote for oneself
 * a node that spoke in a term never lives in a lower one again, unless it was wiped
+* a node wakes up with every entry that it acknowledged before, unless it had to give it up since:
+  what breaks this loses data only when more goes wrong, so that it is looked for by itself
+* an entry is thrown away only for one of another term in its place
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ class _Track:
     applied: int = -1
     term: int = -1
     commit_index: int = -1
+    is_awake: bool = False
 
 
 class Agreement:
@@ -75,11 +79,17 @@ class Agreement:
         self._leaders: dict[int, Life] = {}
         self._votes: dict[tuple[str, str, int], str] = {}
         self._spoken: dict[tuple[str, str], int] = {}
+        self._acknowledged: dict[tuple[str, str], int] = {}
 
     @property
     def leaders(self) -> dict[int, Life]:
         """Term → who led it."""
         return dict(self._leaders)
+
+    @property
+    def highest_term(self) -> int:
+        """The highest term that any node was seen in."""
+        return max((track.term for track in self._tracks.values()), default=0)
 
     @property
     def commands(self) -> dict[int, bytes]:
@@ -119,6 +129,9 @@ class Agreement:
                 last_index,
             )
         track.applied = max(track.applied, last_index)
+        if track.is_awake:
+            # A snapshot of the leader's may replace a longer log that contradicts it.
+            self._gave_up(life, last_index + 1)
         committed = self.committed.get(last_index)
         if committed is not None and committed.term != last_term:
             self._found(
@@ -159,11 +172,38 @@ class Agreement:
             if first != life:
                 self._found(f"{life} leads term {term}, which {first} led")
 
+    def woke(self, life: Life, *, term: int, last_index: int) -> None:
+        """A node has read its disk and has heard nobody yet."""
+        self._track(life).is_awake = True
+        self._check_remembers(life, term)
+        acknowledged = self._acknowledged.get((life.node, life.incarnation), 0)
+        if last_index < acknowledged:
+            self._found(
+                f"{life} woke up with a log up to index {last_index}; before that it acknowledged "
+                f"index {acknowledged}",
+                last_index + 1,
+            )
+
+    def truncated(self, life: Life, index: int, term: int, *, for_term: int | None) -> None:
+        """A node throws its log away from ``index`` on, where it had an entry of ``term``, for one
+        of ``for_term``; None when nothing takes its place."""
+        if for_term is None or for_term == term:
+            self._found(
+                f"{life} threw away index {index} of term {term}, which its leader has as well",
+                index,
+            )
+        self._gave_up(life, index)
+
     def sent(self, life: Life, target: str, message: Message) -> None:
         """A message left a node: what it said must be durable there."""
         match message:
-            case Append(term=term) | Appended(term=term):
+            case Append(term=term):
                 self._spoke(life, term)
+            case Appended(term=term, next_index=next_index, success=success):
+                self._spoke(life, term)
+                if success:
+                    key = (life.node, life.incarnation)
+                    self._acknowledged[key] = max(self._acknowledged.get(key, 0), next_index - 1)
             case Vote(term=term):
                 self._voted(life, term, target)
             case VoteRequest(term=term):
@@ -207,6 +247,11 @@ class Agreement:
         spoken = self._spoken.get((life.node, life.incarnation), -1)
         if term < spoken:
             self._found(f"{life} woke up in term {term}; before that it spoke in term {spoken}")
+
+    def _gave_up(self, life: Life, index: int) -> None:
+        """From ``index`` on this node has rightly forgotten what it acknowledged."""
+        key = (life.node, life.incarnation)
+        self._acknowledged[key] = min(self._acknowledged.get(key, 0), index - 1)
 
     def _voted(self, life: Life, term: int, candidate: str) -> None:
         vote = (life.node, life.incarnation, term)

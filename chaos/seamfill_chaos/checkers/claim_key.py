@@ -26,8 +26,8 @@ the history.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -56,6 +56,7 @@ from seamfill_coordinator.machine.outcomes import (
     Outcome,
     Rejected,
     RejectReason,
+    Reply,
 )
 
 __all__ = [
@@ -286,25 +287,17 @@ def _slack_ms(ttl_ms: int) -> int:
 
 
 def check_linearizability(
-    history: History,
-    *,
-    abandons_unknown: bool = False,
-    resolved: Callable[[], History] | None = None,
-    budget: int = DEFAULT_BUDGET,
+    history: History, *, abandons_unknown: bool = False, budget: int = DEFAULT_BUDGET
 ) -> list[Violation]:
     """Search each name of the history; one that can not be decided is a violation too.
 
-    Answers alone are believed. Only where they leave too many possibilities, ``resolved`` is asked
-    for a history in which unknown outcomes were looked up (``resolve``).
+    Nothing but the answers is believed. Some dozens of unknown outcomes on one name leave too many
+    possibilities: look them up before (``resolve``).
     """
     specification = ClaimKeys(abandons_unknown=abandons_unknown)
     violations: list[Violation] = []
-    looked_up: dict[Name, list[Call[KeyCall]]] | None = None
     for name, calls in sorted(calls_by_name(history).items()):
         verdict = search(calls, specification, budget=budget)
-        if verdict.finding is Finding.UNDECIDED and resolved is not None:
-            looked_up = looked_up if looked_up is not None else calls_by_name(resolved())
-            verdict = search(looked_up.get(name, []), specification, budget=budget)
         if verdict.finding is not Finding.LINEARIZABLE:
             told = f"key {':'.join(name)!r}: {verdict.explain()}"
             violations.append(_violation(told, verdict.order[-1:] + verdict.stuck))
@@ -315,26 +308,32 @@ def resolve(history: History, committed: Iterable[CommittedRequest]) -> History:
     """Return the history with unknown outcomes looked up in the committed log.
 
     Only for a run that is over, with a log that holds all of it: what is not there never happened.
-    Operations without a session identity can not be found and stay unknown. One that is found has
-    its answer, and still no known end.
+    What is found has its answer, and still no known end. Requests without a session identity are
+    found by what they ask, among the effects that nobody was answered: equal ones can not be told
+    apart, and count as those that began first, which forbids least.
     """
-    found = {
-        (done.request.client, done.request.sequence): done
-        for done in committed
-        if done.has_effect and done.request.client != NO_CLIENT
-    }
+    heard = {op.answer.rev for op in history.operations if isinstance(op.answer, Reply)}
+    found: dict[object, deque[CommittedRequest]] = defaultdict(deque)
+    for done in committed:
+        has_identity = done.request.client != NO_CLIENT
+        if done.has_effect and (has_identity or done.reply.rev not in heard):
+            found[_likeness(done.request)].append(done)
     kept: list[Operation] = []
     for operation in history.operations:
-        asked = operation.asked
-        can_be_found = isinstance(asked, Request) and asked.client != NO_CLIENT
-        if operation.ending is not Ending.UNKNOWN or not can_be_found:
+        if operation.ending is not Ending.UNKNOWN or isinstance(operation.asked, Read):
             kept.append(operation)
             continue
-        assert isinstance(asked, Request)
-        done = found.get((asked.client, asked.sequence))
-        if done is not None:
-            kept.append(replace(operation, ending=Ending.ANSWERED, answer=done.reply))
+        effects = found[_likeness(operation.asked)]
+        if effects:
+            reply = effects.popleft().reply
+            kept.append(replace(operation, ending=Ending.ANSWERED, answer=reply))
     return History(operations=tuple(kept), notes=history.notes)
+
+
+def _likeness(request: Request) -> object:
+    if request.client != NO_CLIENT:
+        return (request.client, request.sequence)
+    return request.operations
 
 
 def calls_by_name(history: History) -> dict[Name, list[Call[KeyCall]]]:

@@ -48,9 +48,7 @@ def judge(
         *replayed.violations,
         *check_durability(history, replayed.requests, told=told),
         *check_linearizability(
-            history,
-            abandons_unknown=abandons_unknown,
-            resolved=lambda: resolve(history, replayed.requests),
+            resolve(history, replayed.requests), abandons_unknown=abandons_unknown
         ),
     ]
     return Judgement(violations=tuple(violations), moments=replayed.moments)

@@ -27,6 +27,7 @@ __all__ = [
     "Progress",
     "Recoveries",
     "check_converged",
+    "check_terms",
     "check_written",
     "converged_after_ms",
     "percentile",
@@ -39,6 +40,9 @@ WRITTEN_WITHIN_MS: Final = 3_000
 """p99 of the next write after any other fault."""
 CONVERGED_WITHIN_MS: Final = 5_000
 """p99 until all live members have applied what any had applied at the moment of healing."""
+
+SPARE_TERMS: Final = 2
+"""The first election, and one that was split."""
 
 
 class Progress:
@@ -132,6 +136,21 @@ def check_converged(
                 )
             )
     return violations
+
+
+def check_terms(highest_term: int, *, disturbances: int) -> list[Violation]:
+    """Demand that terms are used up by disturbances alone: one election each, and a few spare.
+
+    For runs whose every disturbance is counted and can depose one leader at most.
+    """
+    allowed = SPARE_TERMS + disturbances
+    if highest_term <= allowed:
+        return []
+    return [
+        _violation(
+            f"term {highest_term} was reached after {disturbances} disturbances; {allowed} would do"
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ reading of it. Pure.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 __all__ = ["Place", "place_of"]
@@ -27,6 +28,7 @@ class Place(NamedTuple):
         )
 
 
+@lru_cache(maxsize=4_096)
 def place_of(key: str) -> Place:
     """Read ``node_id:interval:start:end[:world[:as_of]]``, whose last bar begins at ``end``.
 

@@ -28,6 +28,7 @@ LEAST_RATE: Final = 20.0
 SHORTEST_S: Final = 0.2
 LONGEST_S: Final = 2.0
 BOTH_WAYS_SHARE: Final = 0.5
+LEADER_SHARE: Final = 0.5
 WHOLE_LOG: Final = ("--snapshot-every", "100000000")
 """No snapshot, so that in the end the log can be replayed from its first entry on."""
 TRAFFIC: Final = TrafficPlan(rate=70.0)
@@ -112,7 +113,7 @@ async def _one_stretch(
     await scene.until_rate(LEAST_RATE)
     began_s, flaps = time.monotonic(), 0
     while True:
-        await wires.cut(_directions(rng))
+        await wires.cut(_directions(rng, scene.watch.last_leader))
         await asyncio.sleep(rng.uniform(SHORTEST_S, LONGEST_S))
         await wires.heal()
         flaps += 1
@@ -127,10 +128,11 @@ async def _one_stretch(
     )
 
 
-def _directions(rng: random.Random) -> list[Direction]:
-    """Draw what is cut: one link, or all of one node's, both ways or one."""
-    node, other = rng.sample(NODES, 2)
-    ends = [other] if rng.random() < 0.5 else [name for name in NODES if name != node]
+def _directions(rng: random.Random, leader: str) -> list[Direction]:
+    """Draw what is cut: one link or all of a node, both ways or one; often the leader's."""
+    node = leader if rng.random() < LEADER_SHARE else rng.choice(NODES)
+    others = [name for name in NODES if name != node]
+    ends = [rng.choice(others)] if rng.random() < 0.5 else others
     out, back = [(node, end) for end in ends], [(end, node) for end in ends]
     if rng.random() < BOTH_WAYS_SHARE:
         return [*out, *back]

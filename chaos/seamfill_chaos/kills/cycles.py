@@ -36,6 +36,8 @@ WANTED_RATE: Final = 115.0
 """A kill is aimed only when there is so much traffic: it may ebb until the kill comes."""
 SNAPSHOTS: Final = "snapshots"
 UNFINISHED: Final = ".partial"
+SEGMENT_BYTES: Final = 256 << 10
+"""Small, so that segments of the journal begin and go while nodes are killed."""
 SNAPSHOT_TIMEOUT_S: Final = 20.0
 MISSES_PER_HIT: Final = 3
 LONGEST_DOWN_S: Final = 0.5
@@ -150,7 +152,8 @@ async def run_kills(
     began_s = time.monotonic()
     rng = random.Random(plan.seed)
     account = Account(plan)
-    options = ["--snapshot-every", str(plan.snapshot_every)] if plan.in_snapshots else []
+    options = ["--snapshot-every", str(plan.snapshot_every)]
+    options += ["--journal-segment-bytes", str(SEGMENT_BYTES)]
     async with a_scene(plan.directory, seed=plan.seed, options=options) as scene:
         misses = 0
         for target in plan.order(rng):

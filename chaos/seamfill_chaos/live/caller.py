@@ -55,6 +55,9 @@ from seamfill_coordinator.machine.outcomes import (
 __all__ = ["InDoubt", "NotDone", "ask", "read", "submit"]
 
 
+CONNECT_TIMEOUT_S: Final = 1.0
+
+
 class NotDone(SeamfillError):
     """The call had no effect and will have none; it is safe to make it again."""
 
@@ -76,7 +79,12 @@ class AnswerUnexpected(SeamfillError):
 
 
 async def ask(
-    http: aiohttp.ClientSession, url: str, request: Request, worker: WorkerIdentity
+    http: aiohttp.ClientSession,
+    url: str,
+    request: Request,
+    *,
+    worker: WorkerIdentity,
+    timeout_s: float,
 ) -> Reply:
     """Have a request of one operation carried out at a node; return what the machine said.
 
@@ -88,17 +96,18 @@ async def ask(
     if request.client != NO_CLIENT:
         identity = f"{request.client}:{request.sequence}:{request.low}"
         sent[headers.IDEMPOTENCY_KEY] = identity
-    status, rev, raw = await _call(http, "POST", url + target, body, sent)
+    status, rev, raw = await _call(http, url + target, body, sent, timeout_s=timeout_s)
     return Reply(outcomes=(_outcome(operation, status, raw),), rev=rev)
 
 
-async def read(http: aiohttp.ClientSession, url: str, asked: Read) -> Seen:
+async def read(http: aiohttp.ClientSession, url: str, asked: Read, *, timeout_s: float) -> Seen:
     """Return who holds a key. Raises ``NotDone``, also for what is in doubt: a read has no
     effect."""
     body = msgspec.json.encode({"key": asked.key})
     sent = {"Content-Type": "application/json", headers.REV: str(asked.floor_rev)}
     try:
-        status, rev, raw = await _call(http, "POST", url + "/v1/leases/inspect", body, sent)
+        target = "/v1/leases/inspect"
+        status, rev, raw = await _call(http, url + target, body, sent, timeout_s=timeout_s)
     except InDoubt as exc:
         raise NotDone(exc.message) from exc
     if status != 200:
@@ -106,12 +115,15 @@ async def read(http: aiohttp.ClientSession, url: str, asked: Read) -> Seen:
     return Seen(token=_INSPECTED.decode(raw).token, rev=rev)
 
 
-async def submit(http: aiohttp.ClientSession, url: str, backfill: BackfillRequest) -> bool:
+async def submit(
+    http: aiohttp.ClientSession, url: str, backfill: BackfillRequest, *, timeout_s: float
+) -> bool:
     """Ask for a backfill; return whether it was accepted. It has an id and may be repeated."""
     sent = {"Content-Type": "application/json"}
     try:
         body = msgspec.json.encode(backfill)
-        status, _, raw = await _call(http, "POST", f"{url}/v1/backfills", body, sent)
+        target = "/v1/backfills"
+        status, _, raw = await _call(http, url + target, body, sent, timeout_s=timeout_s)
     except (NotDone, InDoubt):
         return False
     if status != 200:
@@ -120,11 +132,12 @@ async def submit(http: aiohttp.ClientSession, url: str, backfill: BackfillReques
 
 
 async def _call(
-    http: aiohttp.ClientSession, method: str, url: str, body: bytes, sent: dict[str, str]
+    http: aiohttp.ClientSession, url: str, body: bytes, sent: dict[str, str], *, timeout_s: float
 ) -> tuple[int, int, bytes]:
-    """Return status, rev and body of an answer that tells what became of the call."""
+    """POST; return status, rev and body of an answer that tells what became of the call."""
+    limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
     try:
-        async with http.request(method, url, data=body, headers=sent) as answer:
+        async with http.post(url, data=body, headers=sent, timeout=limits) as answer:
             raw = await answer.read()
             status, rev = answer.status, int(answer.headers.get(headers.REV, -1))
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:

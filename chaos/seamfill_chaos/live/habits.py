@@ -20,7 +20,7 @@ from seamfill_coordinator.machine.commands import (
 from seamfill_coordinator.machine.outcomes import Claimed, Grant, Granted
 
 if TYPE_CHECKING:
-    from seamfill_chaos.live.traffic import Client
+    from seamfill_chaos.live.clients import Client
 
 __all__ = ["BACKFILL", "claim_and_finish", "fill_windows"]
 

@@ -25,7 +25,9 @@ from seamfill_coordinator.orphans import die_with
 
 __all__ = ["ManagedProcess", "ProcessFailed", "Processes", "program"]
 
-READY_TIMEOUT_S: Final = 30.0
+READY_TIMEOUT_S: Final = 120.0
+"""For a program that hangs. One that dies is noticed at once, and a busy machine loads slowly."""
+
 STOP_TIMEOUT_S: Final = 15.0
 
 

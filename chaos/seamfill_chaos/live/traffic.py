@@ -22,7 +22,7 @@ import collections
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,21 +32,23 @@ from seamfill.errors import SeamfillError
 from seamfill.protocol.values import WorkerIdentity
 from seamfill_chaos.history import Read, Recorder, Seen
 from seamfill_chaos.live.caller import InDoubt, NotDone, ask, read, submit
+from seamfill_chaos.live.clients import Client, Session
 from seamfill_chaos.live.habits import BACKFILL, claim_and_finish, fill_windows
 from seamfill_coordinator.machine.commands import OpenSession, Operation, Request
 from seamfill_coordinator.machine.outcomes import Opened, Outcome, Reply
-from seamfill_coordinator.machine.sessions import WINDOW
 
-__all__ = ["Client", "Counts", "Traffic", "TrafficFailed", "TrafficPlan"]
+__all__ = ["Counts", "Traffic", "TrafficFailed", "TrafficPlan"]
 
 CALL_TIMEOUT_S: Final = 2.0
-CONNECT_TIMEOUT_S: Final = 1.0
-PATIENCE_S: Final = 30.0
+CHECK_TIMEOUT_S: Final = 10.0
+"""For asking again, when the cluster is well: giving up early would only double its work."""
+PATIENCE_S: Final = 60.0
 """How long one operation is repeated before its outcome counts as unknown."""
 PAUSE_S: Final = 0.02
-"""Between two tries of one operation."""
+LONGEST_PAUSE_S: Final = 1.0
+"""Between two tries of one operation; each pause is twice the one before."""
 RATE_WINDOW_S: Final = 1.0
-ASKED_AGAIN_AT_ONCE: Final = 64
+ASKED_AGAIN_AT_ONCE: Final = 24
 
 
 class TrafficFailed(SeamfillError):
@@ -70,23 +72,6 @@ class TrafficPlan:
     """Keys that all claimers want, so that they are refused now and then."""
     keep_share: float = 0.1
     """Of the own keys that were granted, how many stay claimed: they make the state grow."""
-
-
-@dataclass(slots=True)
-class Session:
-    """One session: its identity, and what was acknowledged under it."""
-
-    client: int
-    low: int = 1
-    """Below it the cluster may forget."""
-    asked: int = 0
-    answered: int = 0
-    acknowledged: dict[int, tuple[Request, Reply]] = field(default_factory=dict)
-    """By sequence, what was not asked again yet."""
-
-    @property
-    def is_full(self) -> bool:
-        return self.asked + 1 >= self.low + WINDOW
 
 
 @dataclass(slots=True)
@@ -138,10 +123,7 @@ class Traffic:
         self._clients: list[Client] = []
 
     async def __aenter__(self) -> Traffic:
-        self._http = aiohttp.ClientSession(
-            connector=self._connector(),
-            timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
-        )
+        self._http = aiohttp.ClientSession(connector=self._connector())
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -215,7 +197,9 @@ class Traffic:
         self, gate: asyncio.Semaphore, session: Session, request: Request, reply: Reply, home: int
     ) -> None:
         async with gate:
-            again = await self.until_known(request, worker=_NOBODY, home=home)
+            again = await self.until_known(
+                request, worker=_NOBODY, home=home, timeout_s=CHECK_TIMEOUT_S
+            )
         del session.acknowledged[request.sequence]
         if again != reply:
             self.violations.append(
@@ -224,7 +208,13 @@ class Traffic:
             )
 
     async def until_known(
-        self, request: Request, *, worker: WorkerIdentity, number: int | None = None, home: int = 0
+        self,
+        request: Request,
+        *,
+        worker: WorkerIdentity,
+        number: int | None = None,
+        home: int = 0,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> Reply:
         """Ask until the outcome is known, at one node after the other.
 
@@ -235,10 +225,11 @@ class Traffic:
         give_up_s = self._now_s() + PATIENCE_S
         was_in_doubt, attempt = False, 0
         while True:
-            name, url = urls[(home + attempt) % len(urls)]
+            url = urls[(home + attempt) % len(urls)][1]
             attempt += 1
+            following = urls[(home + attempt) % len(urls)][0]
             try:
-                reply = await ask(self._http, url, request, worker)
+                reply = await ask(self._http, url, request, worker=worker, timeout_s=timeout_s)
                 break
             except NotDone as exc:
                 in_doubt, why = False, exc.message
@@ -251,9 +242,9 @@ class Traffic:
                 if number is not None:
                     self.recorder.unknown(number, why)
                 raise TrafficFailed(f"no outcome after {PATIENCE_S:g} s: {why}")
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(_pause_s(attempt))
             if number is not None:
-                self.recorder.retry(number, node=name, in_doubt=in_doubt)
+                self.recorder.retry(number, node=following, in_doubt=in_doubt)
         self.counts.settled += was_in_doubt
         return reply
 
@@ -295,15 +286,16 @@ class Traffic:
         while True:
             name, url = urls[(client.home + attempt) % len(urls)]
             attempt += 1
+            following = urls[(client.home + attempt) % len(urls)][0]
             try:
-                seen = await read(self._http, url, asked)
+                seen = await read(self._http, url, asked, timeout_s=CALL_TIMEOUT_S)
                 break
             except NotDone as exc:
                 if self._now_s() > give_up_s:
                     self.recorder.refused(number, exc.message)
                     raise TrafficFailed(f"nothing read for {PATIENCE_S:g} s: {exc}") from exc
-            await asyncio.sleep(PAUSE_S)
-            self.recorder.retry(number, node=name, in_doubt=False)
+            await asyncio.sleep(_pause_s(attempt))
+            self.recorder.retry(number, node=following, in_doubt=False)
         self.recorder.ok(number, seen)
         if seen.rev < floor:
             self.violations.append(
@@ -338,78 +330,15 @@ class Traffic:
         give_up_s = self._now_s() + PATIENCE_S
         while self._now_s() < give_up_s:
             for url in self.urls.values():
-                if await submit(self._http, url, BACKFILL):
+                if await submit(self._http, url, BACKFILL, timeout_s=CALL_TIMEOUT_S):
                     return
                 await asyncio.sleep(PAUSE_S)
         raise TrafficFailed("no node accepted the backfill")
 
 
+def _pause_s(attempt: int) -> float:
+    """Return how long to wait after so many tries: a cluster in trouble is not helped by more."""
+    return min(LONGEST_PAUSE_S, PAUSE_S * float(1 << min(attempt - 1, 10)))
+
+
 _NOBODY: Final = WorkerIdentity(id="nobody", boot="-")
-
-
-class Client:
-    """One client: its sessions, its node, its pace. What it asks is its habit's business."""
-
-    def __init__(
-        self, traffic: Traffic, name: str, rng: random.Random, habit: Habit, *, home: int
-    ) -> None:
-        """``home``: which node it asks first. A client that wandered would be stuck at a node that
-        is cut off or paused sooner or later, and all of them at once."""
-        self.name = name
-        self.rng = rng
-        self.plan = traffic.plan
-        self.address = traffic.address
-        self.worker = WorkerIdentity(id=name, boot=f"{rng.getrandbits(32):08x}")
-        self.home = home
-        self.sessions: list[Session] = []
-        self._traffic = traffic
-        self._habit = habit
-        self._due_s = 0.0
-
-    @property
-    def node(self) -> str:
-        return list(self._traffic.urls)[self.home]
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Follow the habit until told to stop."""
-        while not stop.is_set():
-            await self._habit(self)
-
-    async def session(self) -> Session:
-        """Return a session with room. A full one is kept until all of it was asked again."""
-        if not self.sessions or self.sessions[-1].is_full:
-            self.sessions.append(await self._traffic.open_session(self.name))
-        return self.sessions[-1]
-
-    def forget_checked(self) -> None:
-        """Let go of what was asked again; the next request tells the cluster."""
-        for session in self.sessions:
-            session.low = min(session.acknowledged, default=session.answered + 1)
-        self.sessions = [
-            session
-            for session in self.sessions
-            if session.acknowledged or session is self.sessions[-1]
-        ]
-
-    async def change(self, operation: Operation) -> Outcome:
-        """Have an operation take effect once, then rest."""
-        outcome = await self._traffic.change(self, operation)
-        await self._rest()
-        return outcome
-
-    async def look(self, key: str) -> Seen:
-        """Read who holds a key, then rest."""
-        seen = await self._traffic.look(self, key)
-        await self._rest()
-        return seen
-
-    async def _rest(self) -> None:
-        """Wait for this client's next turn; not at all when it is late already."""
-        mean_s = (self.plan.claimers + self.plan.fillers) / self.plan.rate
-        now_s = time.monotonic()
-        self._due_s = max(self._due_s + mean_s * self.rng.uniform(0.5, 1.5), now_s - mean_s)
-        await asyncio.sleep(max(0.0, self._due_s - now_s))
-
-
-Habit = Callable[[Client], Awaitable[None]]
-"""What a client does again and again: a few operations that belong together."""

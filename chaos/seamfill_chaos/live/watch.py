@@ -85,8 +85,13 @@ class Watch:
         """How many terms had a leader that was ready."""
         return len(self._leaders)
 
+    @property
+    def last_leader(self) -> str:
+        """Return who led when it was last heard of a leader; "" before the first."""
+        return self._leaders[max(self._leaders)] if self._leaders else ""
+
     async def leader(self, timeout_s: float = 20.0) -> str:
-        """Return the leader as all nodes that are heard now agree on it."""
+        """Return the leader that a majority follows, once there is one."""
         return (await self.until_converged(timeout_s=timeout_s, quorum_only=True))[0]
 
     async def until_converged(

@@ -38,7 +38,7 @@ WAYS_OUT: Final = (
     "QUESTDB_HTTP"
 )
 
-_READY_TIMEOUT_S: Final = 60.0
+_READY_TIMEOUT_S: Final = 180.0
 _STOP_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05
 _PORT_ATTEMPTS: Final = 3

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from seamfill_chaos.sim.canaries import switched_on
+from seamfill_chaos.sim.canaries import check_also, switched_on, tuned
 from seamfill_chaos.sim.moments import missing_moments
 from seamfill_chaos.sim.plan import draw_plan
 from seamfill_chaos.sim.report import save_failure
@@ -71,7 +71,8 @@ class Batch:
 def run_one(seed: int, settings: RunSettings) -> RunResult:
     """Run a seed; a failure leaves its directory behind."""
     with switched_on(settings.canary):
-        world, result = run_plan(draw_plan(seed, settings.seconds))
+        world, result = run_plan(tuned(settings.canary, draw_plan(seed, settings.seconds)))
+    check_also(settings.canary, world, result)
     if result.violation is not None and settings.output is not None:
         save_failure(settings.output, world, result, canary=settings.canary)
     return result

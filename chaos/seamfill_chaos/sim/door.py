@@ -73,12 +73,18 @@ class Door:
         answer: asyncio.Future[T] = loop.create_future()
         if rng.random() >= weather.lost_requests:
             loop.call_outside(self._delay(), self._arrive, node, work, answer, caller)
-        if may_repeat and rng.random() < weather.repeated:
+        is_repeated = may_repeat and rng.random() < weather.repeated
+        if is_repeated:
             late_s = rng.uniform(0, _LATE_MAX_S)
             loop.call_outside(late_s, self._arrive, node, work, answer, caller)
         impatience = loop.call_later(timeout_s, _settle, answer, NoAnswer())
         try:
             return await answer
+        except (NotReached, SeamfillError) as exc:
+            if is_repeated:
+                # The other one is still on its way: this refusal is not the last word.
+                raise NoAnswer from exc
+            raise
         finally:
             impatience.cancel()
 

@@ -118,7 +118,6 @@ class Node:
             process.exit()
         self.had_journal = True
         self.replica = replica
-        self._note("node.serves", term=replica.status().term)
 
     def fatal(self, what: str, exc: BaseException) -> None:
         """End the present life from within; what a replica calls instead of ``os._exit``."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from seamfill_chaos.checkers.agreement import Agreement, Life
 from seamfill_chaos.checkers.liveness import Progress
 from seamfill_chaos.sim.node import Node
-from seamfill_chaos.sim.process import CURRENT, Process
+from seamfill_chaos.sim.process import CURRENT, Process, current_process
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.core import Core
@@ -25,6 +25,7 @@ from seamfill_coordinator.raft.guard import Heartbeat
 from seamfill_coordinator.raft.journal import DurableJournal
 from seamfill_coordinator.raft.links import Links
 from seamfill_coordinator.raft.messages import Append, Appended, Message, Vote, VoteRequest
+from seamfill_coordinator.raft.node import RaftNode
 from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore
 from seamfill_coordinator.replication import Role
 
@@ -46,9 +47,6 @@ class Observer:
         self._fail = fail
         self._count = count
         self._lives: dict[Process, Life] = {}
-        self._acknowledged: dict[Process, tuple[int, int]] = {}
-        """The term of a follower's last acknowledgement, and the index up to which it has the log
-        of that term's leader."""
 
     def begins(self, node: Node, process: Process) -> None:
         """A process of a node begins."""
@@ -79,9 +77,10 @@ class Observer:
             (Core, "_apply", self._tap_apply),
             (SnapshotStore, "load", self._tap_load),
             (Core, "install", self._tap_install),
-            (Core, "deliver_append", self._tap_deliver),
             (Links, "send", self._tap_send),
             (DurableJournal, "deleteEntriesFrom", self._tap_truncate),
+            (Core, "deliver_append", self._tap_deliver),
+            (RaftNode, "__init__", self._tap_wake),
         ]
         originals = [(owner, name, getattr(owner, name)) for owner, name, _ in taps]
         for owner, name, tap in taps:
@@ -130,24 +129,6 @@ class Observer:
 
         return tap
 
-    def _tap_deliver(self, deliver: Callable[..., None]) -> Callable[..., None]:
-        """A leader's log only grows, so what was acknowledged in its term stays there for good.
-
-        It need not come to the worst for this to be seen: that the leader dies, and the entries
-        with it, before it sends them again.
-        """
-
-        def tap(core: Core, sender: str, message: Append | Heartbeat) -> None:
-            deliver(core, sender, message)
-            term, index = self._acknowledged.get(self._process, (0, 0))
-            if core.last_index < index and core.term == term:
-                self._breach(
-                    f"{self._life} acknowledged index {index} in term {term}, and dropped what "
-                    f"follows {core.last_index} in the same term"
-                )
-
-        return tap
-
     def _tap_send(self, send: Callable[[Links, str, Message], bool]) -> Callable[..., bool]:
         agreement = self.agreement
         spoken: dict[Process, int] = {}
@@ -156,10 +137,9 @@ class Observer:
         def tap(links: Links, node_id: str, message: Message) -> bool:
             was_sent = send(links, node_id, message)
             if was_sent:
-                process = self._process
+                process = CURRENT.get()
+                assert process is not None, "nodes act in their own process"
                 if isinstance(message, Append | Appended):
-                    if isinstance(message, Appended) and message.success:
-                        self._acknowledged[process] = (message.term, message.next_index - 1)
                     if spoken.get(process) == message.term:
                         return True
                     spoken[process] = message.term
@@ -179,21 +159,40 @@ class Observer:
 
         return tap
 
-    @property
-    def _process(self) -> Process:
-        process = CURRENT.get()
-        assert process is not None, "nodes act in their own process"
-        return process
+    def _tap_deliver(self, deliver: Callable[..., None]) -> Callable[..., None]:
+        """The core truncates behind an append's first entry, whatever stands there."""
+        agreement = self.agreement
+
+        def tap(core: Core, sender: str, message: Append | Heartbeat) -> None:
+            if (
+                type(message) is Append
+                and core.first_index <= message.previous_index < core.last_index
+            ):
+                _, index, term = core.log[message.previous_index + 1 - core.first_index]
+                for_term = message.entries[0][2] if message.entries else None
+                agreement.truncated(self._life, index, term, for_term=for_term)
+                self._judge()
+            deliver(core, sender, message)
+
+        return tap
+
+    def _tap_wake(self, init: Callable[..., None]) -> Callable[..., None]:
+        def tap(node: RaftNode, *args: Any, **options: Any) -> None:
+            init(node, *args, **options)
+            core = node.core
+            self.agreement.woke(self._life, term=core.term, last_index=core.last_index)
+            self._judge()
+
+        return tap
 
     @property
     def _life(self) -> Life:
-        return self._lives[self._process]
+        process = current_process()
+        assert process is not None, "nodes act in their own process"
+        return self._lives[process]
 
     def _judge(self) -> None:
         if self.agreement.violations:
-            self._breach(str(self.agreement.violations[0]))
-
-    def _breach(self, text: str) -> NoReturn:
-        breach = SafetyBreach(text)
-        self._fail(breach)
-        raise breach
+            breach = SafetyBreach(str(self.agreement.violations[0]))
+            self._fail(breach)
+            raise breach

@@ -152,11 +152,6 @@ class World:
         self._processes.append(process)
         self.observer.begins(node, process)
 
-    def _node_event(self, event: str) -> None:
-        self.count(event)
-        if event == "node.serves":
-            self.look()  # now it knows what it remembers, and nothing that it was told since
-
     def note(self, event: str, **facts: Any) -> None:
         """Note what the world itself did, in the trace and in the history."""
         self.trace.add("world", event, **facts)
@@ -181,7 +176,7 @@ class World:
             trace=self.trace,
             machine=machine,
             make_replica=self._replica,
-            on_event=self._node_event,
+            on_event=self.count,
             on_life=self._begins,
         )
         node.slow_syncs, node.stall_s = self.plan.slow_syncs, self.plan.stall_s

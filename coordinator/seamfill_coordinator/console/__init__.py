@@ -12,13 +12,23 @@ from seamfill_coordinator.console.backfill import backfill
 from seamfill_coordinator.console.coverage import coverage
 from seamfill_coordinator.console.health import health
 from seamfill_coordinator.console.lease import lease
+from seamfill_coordinator.console.snapshot import snapshot
 from seamfill_coordinator.console.source import source
 from seamfill_coordinator.console.status import status
 from seamfill_coordinator.console.worker import worker
 
-__all__ = ["attach"]
+__all__ = ["attach", "snapshot"]
 
-COMMANDS: tuple[click.Command, ...] = (status, health, backfill, coverage, lease, worker, source)
+COMMANDS: tuple[click.Command, ...] = (
+    status,
+    health,
+    backfill,
+    coverage,
+    lease,
+    worker,
+    source,
+    snapshot,
+)
 
 
 def attach(main: click.Group) -> None:

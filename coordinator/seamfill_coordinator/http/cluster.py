@@ -19,16 +19,20 @@ from seamfill.protocol.cluster import (
     HealthAnswer,
     MemberView,
     ReadyAnswer,
+    SnapshotAnswer,
 )
 from seamfill.protocol.values import Body
 from seamfill_coordinator.calls import Answer, Incoming
 from seamfill_coordinator.http.endpoints import Node
 from seamfill_coordinator.machine import views
-from seamfill_coordinator.replication import ReplicaStatus, Role
+from seamfill_coordinator.problems import Refused, problem
+from seamfill_coordinator.replication import ReplicaStatus, Role, SnapshotNotSaved
 
-__all__ = ["ClusterQuery", "ReadyQuery", "cluster", "health", "livez", "readyz"]
+__all__ = ["ClusterQuery", "ReadyQuery", "cluster", "health", "livez", "readyz", "save_snapshot"]
 
 LEAST_FREE_BYTES: Final = 64 << 20
+SNAPSHOT_TIMEOUT_MS: Final = 60_000
+"""Writing the largest state takes a few seconds, between the turns of a busy node."""
 
 
 class ClusterQuery(Body, frozen=True):
@@ -64,6 +68,22 @@ async def cluster(node: Node, incoming: Incoming) -> Answer:
         peers=peers,
         leases=views.lease_counts(machine),
         backfills=views.backfill_counts(machine),
+    )
+    return Answer(status=200, body=body)
+
+
+async def save_snapshot(node: Node, incoming: Incoming) -> Answer:
+    """Have this node, leader or not, write a snapshot of all that it has applied."""
+    try:
+        saved = await node.service.replica.save_snapshot(timeout_ms=SNAPSHOT_TIMEOUT_MS)
+    except SnapshotNotSaved as exc:
+        raise Refused(problem("snapshot_not_saved", exc.message)) from exc
+    body = SnapshotAnswer(
+        node_id=node.facts.node_id,
+        last_index=saved.last_index,
+        last_term=saved.last_term,
+        bytes=saved.size,
+        file=str(saved.path),
     )
     return Answer(status=200, body=body)
 

@@ -281,6 +281,16 @@ _NODE: Final = (
         query=this_node.ClusterQuery,
     ),
     _post(
+        "/v1/cluster/snapshot",
+        "saveSnapshot",
+        "Have this node write a snapshot of all that it has applied; needs no leader.",
+        Alternative(
+            body=Nothing,
+            call=Local(handle=this_node.save_snapshot),
+            answer=cluster_bodies.SnapshotAnswer,
+        ),
+    ),
+    _post(
         "/v1/sessions",
         "openSession",
         "Open a session, under which requests may be repeated safely.",

@@ -43,7 +43,14 @@ from seamfill_coordinator.raft.node import NodeSettings, RaftNode
 from seamfill_coordinator.raft.reign import Reign, announcement, announcement_refused
 from seamfill_coordinator.raft.snapshot_store import SnapshotStore
 from seamfill_coordinator.raft.timing import RaftTiming
-from seamfill_coordinator.replication import NotLeader, PeerStatus, ReplicaStatus, Role
+from seamfill_coordinator.replication import (
+    NotLeader,
+    PeerStatus,
+    ReplicaStatus,
+    Role,
+    SavedSnapshot,
+    SnapshotNotSaved,
+)
 
 __all__ = [
     "FATAL_EXIT_CODE",
@@ -94,6 +101,14 @@ def end_process(what: str, exc: BaseException) -> None:
     os._exit(FATAL_EXIT_CODE)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _SnapshotWish:
+    """Somebody waits for a snapshot of at least this index."""
+
+    index: int
+    saved: asyncio.Future[SavedSnapshot]
+
+
 class PysyncobjReplica:
     """A member of a Raft cluster; see ``Replica``. Belongs to the loop it was started on."""
 
@@ -118,6 +133,8 @@ class PysyncobjReplica:
         self._reign: Reign | None = None
         self._node: RaftNode | None = None
         self._links: Links | None = None
+        self._store: SnapshotStore | None = None
+        self._wishes: list[_SnapshotWish] = []
         self._timer: asyncio.TimerHandle | None = None
         self._turn_scheduled = False
         self._failed = False
@@ -143,6 +160,7 @@ class PysyncobjReplica:
         settings = self._settings
         directory = settings.data_dir
         store = SnapshotStore(directory / "snapshots", self._files, cluster_id=settings.cluster_id)
+        self._store = store
         newest = store.newest()
         if newest is not None:
             self._applier.restart_from(store.load(newest), newest.last_index)
@@ -212,6 +230,9 @@ class PysyncobjReplica:
         if node is None:
             return
         self._end_reign()
+        for wish in self._wishes:
+            if not wish.saved.done():
+                wish.saved.set_exception(SnapshotNotSaved("the node is stopping"))
         if self._links is not None:
             await self._links.stop()
         node.close()
@@ -232,6 +253,21 @@ class PysyncobjReplica:
         # Any command that is appended after this call and applied here, in the term in which this
         # node leads, proves that nothing newer was acknowledged elsewhere meanwhile.
         await self._aggregator.submit(None, timeout_ms=timeout_ms)
+
+    async def save_snapshot(self, *, timeout_ms: int) -> SavedSnapshot:
+        index = self._running_node.core.applied_index
+        if index <= 1:
+            raise SnapshotNotSaved("nothing has been applied here yet")
+        wish = _SnapshotWish(index, asyncio.get_running_loop().create_future())
+        self._wishes.append(wish)
+        self._wake()
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                return await wish.saved
+        except TimeoutError:
+            raise SnapshotNotSaved(f"it was not written within {timeout_ms} ms") from None
+        finally:
+            self._wishes.remove(wish)
 
     def on_applied(self, listener: Callable[[Applied], None]) -> None:
         """Call ``listener`` after each command that is newer than this node's start."""
@@ -329,11 +365,31 @@ class PysyncobjReplica:
         node.turn()
         self._applier.digests.reached(node.core.applied_index)
         self._observe(node)
+        self._mind_wishes(node)
         now_ms = self._clock.monotonic_ms()
         if now_ms - began_ms > self._settings.timing.slow_turn_ms:
             log_event(_log, "replica.slow_turn", level=logging.WARNING, ms=now_ms - began_ms)
         if now_ms - self._last_launch_ms >= self._settings.timing.idle_tick_ms:
             self._aggregator.tick()
+
+    def _mind_wishes(self, node: RaftNode) -> None:
+        """Tell who wished for a snapshot that it is there, or have one written."""
+        waiting = [wish for wish in self._wishes if not wish.saved.done()]
+        if not waiting:
+            return
+        newest_index = node.compaction.newest_index
+        fulfilled = [wish for wish in waiting if wish.index <= newest_index]
+        if fulfilled and (info := self._running_store.newest()) is not None:
+            saved = SavedSnapshot(
+                last_index=info.last_index,
+                last_term=info.last_term,
+                size=info.size,
+                path=info.path,
+            )
+            for wish in fulfilled:
+                wish.saved.set_result(saved)
+        if len(fulfilled) < len(waiting) and not node.compaction.is_busy:
+            node.compaction.ask()
 
     def _observe(self, node: RaftNode) -> None:
         """Begin and end reigns, and tell who waits for a leader."""
@@ -422,6 +478,11 @@ class PysyncobjReplica:
         self._on_fatal(what, exc)
 
     # What it is now
+
+    @property
+    def _running_store(self) -> SnapshotStore:
+        assert self._store is not None, "the replica is not running"
+        return self._store
 
     @property
     def _running_node(self) -> RaftNode:

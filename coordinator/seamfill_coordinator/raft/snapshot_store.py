@@ -65,6 +65,7 @@ __all__ = [
     "SnapshotWriter",
     "describe_file",
     "load_file",
+    "newest_file",
 ]
 
 SLICE_BYTES: Final = 256 << 10
@@ -120,10 +121,10 @@ class SnapshotStore:
         Its header is checked, ``load`` checks the rest. Raises ``SnapshotInvalid`` (file, offset),
         ``SnapshotForeign``, ``SnapshotVersionUnknown``.
         """
-        indexes = self._indexes()
-        if not indexes:
+        path = newest_file(self._files, self._directory)
+        if path is None:
             return None
-        header, info = describe_file(self._files, self._directory / snapshot_name(max(indexes)))
+        header, info = describe_file(self._files, path)
         self._check_cluster(header, info.path)
         return info
 
@@ -328,6 +329,12 @@ class SnapshotReceiver:
 
 
 # ── Files ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def newest_file(files: Files, directory: Path) -> Path | None:
+    """Return the file of the newest snapshot in a directory; changes nothing."""
+    indexes = [index for name in files.names(directory) if (index := snapshot_index(name))]
+    return directory / snapshot_name(max(indexes)) if indexes else None
 
 
 def describe_file(files: Files, path: Path) -> tuple[SnapshotHeader, SnapshotInfo]:

@@ -18,7 +18,7 @@ from seamfill_coordinator.machine.outcomes import Applied, Reply
 from seamfill_coordinator.raft.aggregator import Aggregator, AggregatorLimits
 from seamfill_coordinator.raft.applying import Applier
 from seamfill_coordinator.raft.reign import Reign, announcement
-from seamfill_coordinator.replication import ReplicaStatus, Role
+from seamfill_coordinator.replication import ReplicaStatus, Role, SavedSnapshot, SnapshotNotSaved
 
 __all__ = ["SoloReplica"]
 
@@ -89,6 +89,9 @@ class SoloReplica:
 
     def on_applied(self, listener: Callable[[Applied], None]) -> None:
         self._applier.add_listener(listener)
+
+    async def save_snapshot(self, *, timeout_ms: int) -> SavedSnapshot:
+        raise SnapshotNotSaved("this node lives in memory alone; there is nothing to save it to")
 
     async def wait_for_leader(self, *, timeout_ms: int) -> str | None:
         """Return this node's id, or None once it was stopped; there is nothing to wait for."""

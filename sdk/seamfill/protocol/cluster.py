@@ -15,6 +15,7 @@ __all__ = [
     "MemberView",
     "ReadyAnswer",
     "SessionAnswer",
+    "SnapshotAnswer",
     "SourceAnswer",
     "SourceView",
     "SourcesAnswer",
@@ -105,6 +106,17 @@ class WorkerAnswer(Answer, frozen=True):
 
 class WorkersAnswer(Answer, frozen=True):
     workers: tuple[WorkerView, ...]
+
+
+class SnapshotAnswer(Answer, frozen=True):
+    """A snapshot that is durable on the disk of the node that answered."""
+
+    node_id: str
+    last_index: int
+    last_term: int
+    bytes: Count
+    file: str
+    """Its path on that node."""
 
 
 class SourceView(Part, frozen=True):

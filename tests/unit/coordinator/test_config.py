@@ -144,6 +144,22 @@ def test_peers_without_certificates_are_refused_with_the_command_that_makes_them
     assert "coordinator certs init --dir DIR --node n1 --node n2 --node n3" in refusal.value.message
 
 
+def test_nodes_on_loopback_may_make_their_own_in_the_dev_profile_only() -> None:
+    """The documented line that starts a node by hand has no certificates in it."""
+    on_loopback = ("n2=127.0.0.1:1", "n3=[::1]:2")
+    assert load(peer=on_loopback).certs is None
+    assert load(peer="n2=localhost:1").certs is None
+    for wrong in (
+        {"peer": on_loopback, "profile": "prod"},
+        {"peer": (*on_loopback, "n4=10.0.0.4:1")},
+        {"peer": on_loopback, "peer_listen": "0.0.0.0:8081", "advertise_url": "http://h:1"},
+        {"peer": "n2=n2.example:1"},
+    ):
+        with pytest.raises(InvalidInput) as refusal:
+            load(**wrong)
+        assert refusal.value.field == "certs"
+
+
 def test_certificates_and_profile_come_from_the_same_three_places(tmp_path: Path) -> None:
     assert (load().certs, load().profile) == (None, Profile.DEV)
     file = tmp_path / "node.toml"

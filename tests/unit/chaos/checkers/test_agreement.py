@@ -49,6 +49,14 @@ def sent(
     return lambda agreement: agreement.sent(life, target, message)
 
 
+def woke(life: Life, term: int, last_index: int) -> Callable[..., object]:
+    return lambda agreement: agreement.woke(life, term=term, last_index=last_index)
+
+
+def truncated(life: Life, index: int, term: int, for_term: int | None) -> Callable[..., object]:
+    return lambda agreement: agreement.truncated(life, index, term, for_term=for_term)
+
+
 def append(term: int) -> Append:
     return Append(term, 1, 1, 1, ())
 
@@ -99,10 +107,24 @@ def test_nodes_that_apply_one_log_agree() -> None:
         ((sent(A, "b", VoteRequest(4, 1, 1)), sent(A, "c", Vote(4))), "having voted for a"),
         ((sent(A, "b", append(7)), observed(A_AGAIN, 6)), "woke up in term 6"),
         ((sent(A, "b", Appended(7, 1, True, False)), observed(A_AGAIN, 6)), "spoke in term 7"),
+        ((sent(A, "b", append(7)), woke(A_AGAIN, 6, 9)), "woke up in term 6"),
+        ((sent(A, "b", Appended(7, 9, True, False)), woke(A_AGAIN, 7, 7)), "acknowledged index 8"),
+        ((truncated(A, 5, 2, 2),), "threw away index 5 of term 2, which its leader has as well"),
+        ((truncated(A, 5, 2, None),), "threw away index 5"),
     ],
 )
 def test_each_broken_promise_is_found(steps: tuple[Callable[..., object], ...], text: str) -> None:
     assert text in found(*steps)
+
+
+def test_an_acknowledgement_binds_until_its_entry_had_to_go() -> None:
+    acknowledged = sent(A, "b", Appended(7, 9, True, False))
+    assert not found(acknowledged, woke(A_AGAIN, 7, 8))
+    assert not found(acknowledged, truncated(A, 6, 6, 7), woke(A_AGAIN, 7, 5))
+    assert not found(acknowledged, woke(A_WIPED, 0, 1))
+    assert not found(woke(A, 1, 1), acknowledged, loaded(A, 5, 7), woke(A_AGAIN, 7, 5))
+    assert found(acknowledged, loaded(A_AGAIN, 5, 7), woke(A_AGAIN, 7, 5))
+    assert not found(sent(A, "b", Appended(7, 9, False, True)), woke(A_AGAIN, 7, 2))
 
 
 def test_a_pre_vote_promises_nothing() -> None:

@@ -8,6 +8,7 @@ from seamfill_chaos.checkers.liveness import (
     Progress,
     Recoveries,
     check_converged,
+    check_terms,
     check_written,
     converged_after_ms,
     percentile,
@@ -105,3 +106,9 @@ def test_a_ledger_of_recoveries_has_bounds_for_each_kind() -> None:
     (unseen,) = ledger.check({"pause": 3_000})
     assert "no recovery of kind 'pause' was seen" in str(unseen)
     assert ledger.lines()[1] == "cut: 2 recoveries, p50 900 ms, p99 4000 ms, longest 4000 ms"
+
+
+def test_terms_are_used_up_by_disturbances_alone() -> None:
+    assert check_terms(5, disturbances=3) == []
+    (violation,) = check_terms(6, disturbances=3)
+    assert "term 6 was reached after 3 disturbances; 5 would do" in str(violation)
