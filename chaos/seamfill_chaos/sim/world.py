@@ -32,7 +32,7 @@ from seamfill_coordinator.replication import Role
 __all__ = ["World"]
 
 CLUSTER_ID: Final = "sim"
-_LOOK_EVERY_S: Final = 0.5
+_LOOK_EVERY_S: Final = 1.0
 _QUIET_S: Final = 3.0
 """Callers stop so long before the end, so that every operation has ended by then."""
 

@@ -420,7 +420,8 @@ class Core:
     def _enter(self) -> None:
         # pysyncobj reads one global clock; several cores with clocks of their own may share a
         # process, in tests and in the simulator.
-        syncobj_module.monotonicTime = self._now_s
+        # One time for all that is done in one go: it is asked for five times a tick.
+        syncobj_module.monotonicTime = self._now_s().__float__
 
     @contextmanager
     def _in_its_world(self, journal: DurableJournal) -> Iterator[None]:

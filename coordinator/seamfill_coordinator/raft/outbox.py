@@ -50,6 +50,7 @@ class Outbox:
         self._term = term
         self._synced_term = journal.getCurrentTerm()
         self._waiting: list[tuple[str, Message]] = []
+        self._promises = False
 
     @property
     def is_waiting(self) -> bool:
@@ -59,16 +60,18 @@ class Outbox:
     def say(self, node_id: str, message: Message) -> None:
         """Send with the next ``flush``."""
         self._waiting.append((node_id, message))
+        if type(message) not in _PROMISE_NOTHING:
+            self._promises = True
 
     def flush(self) -> None:
         """Make all that was done durable, and send all that was said. Raises ``JournalFailed``."""
-        waiting, self._waiting = self._waiting, []
-        promises = any(type(message) not in _PROMISE_NOTHING for _, message in waiting)
-        if promises or self._synced_term != self._term():
-            self._sync()
-        for node_id, message in waiting:
-            self._wire.send(node_id, message)
-        if waiting:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            promises, self._promises = self._promises, False
+            if promises or self._synced_term != self._term():
+                self._sync()
+            for node_id, message in waiting:
+                self._wire.send(node_id, message)
             self._wire.flush()
         self._sync()
 
