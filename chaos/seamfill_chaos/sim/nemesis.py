@@ -160,6 +160,8 @@ class Nemesis:
 
         self._world.observer.on_vote = on_vote
         node = self._world.nodes[await voted]
+        if self._loop.now >= self._world.plan.faults_until_s:
+            return  # nobody voted while there were faults
         self._note(Fault.CRASH_VOTER, node=node.name)
         await asyncio.sleep(self._rng.choice((0.0, self._rng.uniform(0.0, 0.005))))
         if self._rng.random() < 0.5:
