@@ -16,7 +16,7 @@ SEED = 4
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 async def test_no_kill_loses_or_doubles_an_acknowledged_operation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

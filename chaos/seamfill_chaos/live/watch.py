@@ -106,6 +106,9 @@ class Watch:
         wanted = len(self._urls) // 2 + 1 if quorum_only else len(self._urls)
         goal: int | None = None
         while self._now_s() - began_s < timeout_s:
+            for task in self._tasks:
+                if task.done():
+                    task.result()  # whatever ended it must not look like a silent node
             fresh = [view for view in self.views.values() if view.asked_s >= began_s]
             if len(fresh) >= wanted:
                 # The first round of answers says how far they have to come.
