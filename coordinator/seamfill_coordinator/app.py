@@ -30,7 +30,7 @@ from seamfill_coordinator.config import Address, NodeConfig, Profile
 from seamfill_coordinator.data_dir import DataDir, open_data_dir
 from seamfill_coordinator.http.app import build_app
 from seamfill_coordinator.raft.certs import RENEW_DAYS
-from seamfill_coordinator.raft.compaction import CompactionLimits
+from seamfill_coordinator.raft.compaction import compaction_every
 from seamfill_coordinator.raft.credentials import load_credentials
 from seamfill_coordinator.raft.development_certs import development_certificates
 from seamfill_coordinator.raft.journal_files import Files
@@ -108,7 +108,7 @@ async def _serving(
             peers={node_id: str(address) for node_id, address in config.peers.items()},
             data_dir=config.data_dir,
             journal_must_exist=data_dir.has_journal,
-            compaction=CompactionLimits(every_entries=config.snapshot_every),
+            compaction=compaction_every(config.snapshot_every),
             segment_bytes=config.journal_segment_bytes,
         ),
         network=network,

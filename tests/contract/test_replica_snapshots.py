@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from contract.busy_machines import excused
 from contract.cluster_rig import ClusterPlan, Rig, cluster_rig, running, until
 from seamfill_coordinator.machine.commands import Claim
@@ -14,6 +16,7 @@ from seamfill_coordinator.raft.compaction import CompactionLimits
 from seamfill_coordinator.raft.membership import Configuration, Member
 from seamfill_coordinator.raft.messages import Hello
 from seamfill_coordinator.raft.replica import PysyncobjReplica
+from seamfill_coordinator.raft.snapshot_store import SnapshotUnusable
 
 OFTEN = CompactionLimits(every_entries=40, keep_entries=10)
 
@@ -142,3 +145,11 @@ async def test_wiped_members_do_not_found_a_cluster_beside_the_one_that_is(
         assert [node_of(rig, n).configuration is None for n in ("n1", "n2")] == [True, True]
         assert await rig.nodes["n1"].wait_for_leader(timeout_ms=1_500) is None
     assert plan.fatal == []
+
+
+async def test_a_disk_that_can_not_be_read_is_not_taken_for_an_address(tmp_path: Path) -> None:
+    plan = ClusterPlan(tmp_path)
+    (tmp_path / "n1").mkdir()
+    (tmp_path / "n1" / "snapshots").write_text("a file where a directory should be")
+    with pytest.raises(SnapshotUnusable, match="snapshots"):
+        await plan.make("n1").start()

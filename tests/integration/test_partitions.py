@@ -119,12 +119,17 @@ async def three_children(pid: int) -> list[psutil.Process]:
     """Return the nodes of a chaos tool once all of them run."""
     async with asyncio.timeout(30):
         while True:
-            found = [
-                child for child in psutil.Process(pid).children() if "serve" in child.cmdline()
-            ]
+            found = [child for child in psutil.Process(pid).children() if is_node(child)]
             if len(found) == len(NODES):
                 return found
             await asyncio.sleep(0.05)
+
+
+def is_node(process: psutil.Process) -> bool:
+    try:
+        return "serve" in process.cmdline()
+    except psutil.NoSuchProcess:  # an `ip` that was done before it was looked at
+        return False
 
 
 def assert_isolated_leaders_said_no(

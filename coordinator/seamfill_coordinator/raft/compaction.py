@@ -10,7 +10,7 @@ beyond what a snapshot that is being shipped needs to be followed by.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.raft.core import Core
@@ -18,7 +18,7 @@ from seamfill_coordinator.raft.journal_format import Entry
 from seamfill_coordinator.raft.membership import ConfigurationLog
 from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore, SnapshotWriter
 
-__all__ = ["Compaction", "CompactionLimits"]
+__all__ = ["Compaction", "CompactionLimits", "compaction_every"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,12 @@ class CompactionLimits:
     keep_entries: int = 2_000
     """Entries before the snapshot that stay: a member that is back soon needs no snapshot."""
     keep_bytes: int = 8 << 20
+
+
+def compaction_every(entries: int) -> CompactionLimits:
+    """Return the limits for a snapshot every so many entries; no more than as many stay before."""
+    limits = CompactionLimits(every_entries=entries)
+    return replace(limits, keep_entries=min(limits.keep_entries, entries))
 
 
 class Compaction:

@@ -41,7 +41,11 @@ from seamfill_coordinator.raft.messages import Hello, Message
 from seamfill_coordinator.raft.network import Network
 from seamfill_coordinator.raft.node import NodeSettings, RaftNode
 from seamfill_coordinator.raft.reign import Reign, announcement, announcement_refused
-from seamfill_coordinator.raft.snapshot_store import SnapshotStore
+from seamfill_coordinator.raft.snapshot_store import (
+    SnapshotInfo,
+    SnapshotStore,
+    SnapshotUnusable,
+)
 from seamfill_coordinator.raft.timing import RaftTiming
 from seamfill_coordinator.replication import (
     NotLeader,
@@ -154,16 +158,13 @@ class PysyncobjReplica:
     async def start(self) -> None:
         """Load snapshot and journal, apply what is known to be committed, and join the cluster.
 
-        Raises ``OSError`` (address in use), ``SnapshotInvalid``, the errors of ``open_journal``,
+        Raises ``OSError`` (address in use), ``SnapshotUnusable``, the errors of ``open_journal``,
         ``UnsupportedPysyncobj``.
         """
         settings = self._settings
         directory = settings.data_dir
-        store = SnapshotStore(directory / "snapshots", self._files, cluster_id=settings.cluster_id)
+        store, newest = self._load_snapshot()
         self._store = store
-        newest = store.newest()
-        if newest is not None:
-            self._applier.restart_from(store.load(newest), newest.last_index)
         journal = open_journal(
             directory / "journal",
             cluster_id=settings.cluster_id,
@@ -220,6 +221,19 @@ class PysyncobjReplica:
             self._node = None
             raise
         self._wake()
+
+    def _load_snapshot(self) -> tuple[SnapshotStore, SnapshotInfo | None]:
+        directory = self._settings.data_dir / "snapshots"
+        try:
+            store = SnapshotStore(directory, self._files, cluster_id=self._settings.cluster_id)
+            newest = store.newest()
+            if newest is not None:
+                self._applier.restart_from(store.load(newest), newest.last_index)
+        except OSError as exc:
+            # Not an address that is taken, which is what the caller makes of an ``OSError``.
+            where = exc.filename or directory
+            raise SnapshotUnusable(f"{where}: {exc.strerror or exc}") from exc
+        return store, newest
 
     async def stop(self) -> None:
         """Leave the cluster; proposals in flight become unknown. Safe to repeat."""
