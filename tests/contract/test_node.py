@@ -366,6 +366,34 @@ def test_two_voters_do_not_change_at_once(three: Cluster) -> None:
         leader.members.change(without(leader.members.configuration, "n1"))
 
 
+def test_a_promoted_learner_votes_before_it_has_heard_of_it(three: Cluster) -> None:
+    """Its vote may be what two of three need, and the third one is gone (Ongaro's thesis, 4.1)."""
+    leader = three.elect("n1")
+    n1, n2, n3 = leader.members.voters
+    leader.members.change(Configuration(voters=(n1, n2), learners=(n3,)))
+    three.settle()
+    three.disconnect("n3")
+    leader.members.change(Configuration(voters=(n1, n2, n3)))
+    three.settle()
+    three.disconnect("n2")
+    three.restart("n1")
+    three.connect("n1", "n3")
+    assert not three["n3"].core.is_voter
+    three.wait(3 * TIMING.election_max_ms)
+    assert three.leaders == ["n1"]
+    assert three["n3"].core.is_voter
+
+
+def test_who_knows_of_no_cluster_votes_for_nobody() -> None:
+    nodes = Cluster("n1", "n2", founded=False)
+    nodes["n2"].connected(nodes["n1"].members.hello)
+    nodes["n2"].received("n1", PreVoteRequest(term=5, last_index=9, last_term=4))
+    nodes["n2"].received("n1", VoteRequest(term=5, last_index=9, last_term=4))
+    nodes.turn("n2")
+    assert nodes.deliver() == [PreVoteReply(term=5, granted=False)]
+    assert nodes["n2"].core.term == 0
+
+
 def test_a_learner_is_fed_but_not_counted(three: Cluster) -> None:
     leader = three.elect("n1")
     *counted, n3 = leader.members.voters

@@ -95,7 +95,7 @@ class Campaign:
             self._say(sender, HigherTerm(term=core.term))
             return
         up_to_date = (request.last_term, request.last_index) >= (core.last_term, core.last_index)
-        granted = core.is_voter and up_to_date and not self._has_leader
+        granted = self._may_vote and up_to_date and not self._has_leader
         self._say(sender, PreVoteReply(term=request.term, granted=granted))
 
     def take_pre_vote_reply(self, sender: str, reply: PreVoteReply) -> None:
@@ -107,6 +107,8 @@ class Campaign:
         core = self._core
         if request.term < core.term:
             self._say(sender, HigherTerm(term=core.term))
+            return
+        if not self._may_vote:
             return
         if request.term > core.term and self._has_leader:
             # A leader that is heard keeps its term; a candidate that can do without us is elected
@@ -137,6 +139,16 @@ class Campaign:
         self._elections.campaigned()
         core.campaign()
         assert core.term == term
+
+    @property
+    def _may_vote(self) -> bool:
+        """Whether to give a vote when one is asked for.
+
+        Not only as a voter: this node may have been made one by an entry that it has not got, and
+        without its vote that entry may never come. The candidate knows whom it may count, by id and
+        incarnation (Ongaro's thesis, 4.1). Who knows of no cluster at all has nothing to say.
+        """
+        return self._members.configuration is not None
 
     @property
     def _has_leader(self) -> bool:

@@ -330,6 +330,11 @@ class Core:
         self._deliver(sender, plain)
 
     def deliver_vote_request(self, sender: str, message: VoteRequest) -> None:
+        """Let the core grant its vote, or not, whether or not it is a voter itself."""
+        core = self._core
+        counted_as = core._SyncObj__selfNode
+        # The core hears no vote request without it. Whether its vote counts is for the candidate.
+        core._SyncObj__selfNode = self._me
         self._deliver(
             sender,
             {
@@ -339,6 +344,7 @@ class Core:
                 "last_log_term": message.last_term,
             },
         )
+        core._SyncObj__selfNode = counted_as
 
     def deliver_vote(self, sender: str, message: Vote) -> None:
         self._deliver(sender, {"type": "response_vote", "term": message.term})
