@@ -108,8 +108,8 @@ class Operator:
     def _change(self, node: Node, me: Member | None, *, as_learner: bool = False) -> None:
         """Ask the leader for a configuration with ``me`` in it instead of the node's old self."""
         leader = self._world.leader()
-        if leader is None or leader.process is None:
-            return
+        if leader is None or leader.process is None or not leader.process.runs:
+            return  # it would not answer
 
         def ask(replica: PysyncobjReplica) -> None:
             present = replica.configuration
