@@ -134,7 +134,7 @@ async def test_a_restated_range_changes_at_once_and_the_old_values_stay_readable
 async def test_an_open_bar_is_stored_only_after_it_closed_and_settled(
     store: StoreUnderTest, tmp_path: Path
 ) -> None:
-    """The last recorded bar has a minute to go when the backfill is asked for."""
+    """The last bar has 40 s to go when the backfill is asked for; the one before has settled."""
     recording = recorded.load("BTC/USDT")
     start_ms = recording.last_ms - 50 * MINUTE_MS
     async with a_world(tmp_path, store) as world:
@@ -145,7 +145,7 @@ async def test_an_open_bar_is_stored_only_after_it_closed_and_settled(
             exchange_options=["--now", str(recording.last_ms - 10 * MINUTE_MS)],
         )
         # Only now: starting everything takes its time, and the exchange's clock runs.
-        await exchange.control("now", {"now": recording.last_ms})
+        await exchange.control("now", {"now": recording.last_ms + 20_000})
         created = await create_backfill(
             world, [recording.symbol], start_ms, recording.end_ms, store=store
         )
