@@ -85,7 +85,7 @@ def sim(
     A run fails when nodes disagree, when something acknowledged is lost, when callers were told
     what can not be true, or when the cluster does not recover once the faults are over. Then it
     says which, leaves everything that is known in a directory, and names the command that shows
-    the same run again. A hundred runs and more also fail when they did not meet everything that
+    the same run again. Three hundred runs and more also fail when they did not meet everything that
     is interesting: a test that never met its fault proved nothing.
 
     Exit code 0: all promises were kept. 1: not, or something interesting never happened.

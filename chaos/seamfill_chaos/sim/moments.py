@@ -11,7 +11,7 @@ from typing import Final
 
 __all__ = ["REQUIRED", "SEEDS_FOR_ALL", "missing_moments"]
 
-SEEDS_FOR_ALL: Final = 100
+SEEDS_FOR_ALL: Final = 300
 """A set of so many runs must have met all of them; fewer may miss the rare ones."""
 
 REQUIRED: Final = {
