@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+import questdb
 from questdb import Protocol, QuestDBError, QuestDBErrorCode, Sender
 
 from seamfill.bars import VALUE_COLUMNS
@@ -28,6 +29,10 @@ __all__ = ["WRITE_TIMEOUT_MS", "QuestDBSender", "rows_in_time_order"]
 
 WRITE_TIMEOUT_MS: Final = 3_000
 _TRANSACTION_ROWS_MAX: Final = 100_000
+
+# A failed flush hangs up on purpose, and the worker's policy paces what follows: the client's
+# advice to reuse connections would be noise on stderr, or an exception where warnings are errors.
+questdb.WARN_HIGH_RECONNECTS = False  # type: ignore[attr-defined]  # not in its stubs
 
 
 class QuestDBSender:
