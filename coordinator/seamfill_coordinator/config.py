@@ -21,13 +21,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from seamfill.errors import InvalidInput
+from seamfill_coordinator.raft.journal import SEGMENT_BYTES
 
 __all__ = ["Address", "NodeConfig", "Profile", "configures_a_node", "load_config", "valid_id"]
 
 DEFAULT_LISTEN: Final = "127.0.0.1:8080"
 DEFAULT_PEER_LISTEN: Final = "127.0.0.1:8081"
 DEFAULT_SNAPSHOT_EVERY: Final = 20_000
-DEFAULT_SEGMENT_BYTES: Final = 16 << 20
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_PEERS: Final = 8
 """Nine members: more only make a commit slower."""
@@ -216,9 +216,7 @@ def _build(sources: _Sources) -> NodeConfig:
         metrics_listen=_metrics(sources.text("metrics-listen"), listen),
         log_level=_one_of("log-level", sources.text("log-level") or "info", LOG_LEVELS),
         snapshot_every=_whole(sources, "snapshot-every", DEFAULT_SNAPSHOT_EVERY, low=10),
-        journal_segment_bytes=_whole(
-            sources, "journal-segment-bytes", DEFAULT_SEGMENT_BYTES, low=64 << 10
-        ),
+        journal_segment_bytes=_whole(sources, "journal-segment-bytes", SEGMENT_BYTES, low=64 << 10),
     )
 
 

@@ -40,6 +40,7 @@ from seamfill_coordinator.raft.core import Core
 from seamfill_coordinator.raft.elections import Elections
 from seamfill_coordinator.raft.guard import CoreView, Guard, Heartbeat, Verdict
 from seamfill_coordinator.raft.journal import DurableJournal
+from seamfill_coordinator.raft.journal_format import term_at
 from seamfill_coordinator.raft.membership import ConfigurationLog
 from seamfill_coordinator.raft.messages import Append
 from seamfill_coordinator.raft.outbox import Outbox
@@ -169,7 +170,7 @@ def _guard_off() -> AbstractContextManager[None]:
         core: CoreView = guard._core
         if message.term < core.term:
             return Verdict()
-        if guard._term_at(message.previous_index) == message.previous_term:
+        if term_at(core.log, message.previous_index) == message.previous_term:
             return Verdict(deliver=message)
         return guard._refusal(message)
 

@@ -85,6 +85,18 @@ async def _think(loop: VirtualLoop, rng: random.Random, plan: WorkloadPlan) -> N
         await asyncio.sleep(rng.expovariate(1 / plan.think_s))
 
 
+async def _may_ask(
+    caller: Caller, loop: VirtualLoop, rng: random.Random, plan: WorkloadPlan, until_s: float
+) -> bool:
+    """Wait for a caller's next turn, at which it has a session; False when its time is over."""
+    while True:
+        await _think(loop, rng, plan)
+        if loop.now >= until_s:
+            return False
+        if caller.has_session or await caller.open_session():
+            return True
+
+
 class Claimer:
     """Claims keys, completes or fails what it holds, at times with a token of the past."""
 
@@ -99,13 +111,7 @@ class Claimer:
 
     async def run(self, until_s: float) -> None:
         """Ask one thing after the other until then."""
-        rng = self._rng
-        while True:
-            await _think(self._loop, rng, self._plan)
-            if self._loop.now >= until_s:
-                return
-            if not self._caller.has_session and not await self._caller.open_session():
-                continue
+        while await _may_ask(self._caller, self._loop, self._rng, self._plan, until_s):
             await self._ask_once()
 
     async def _ask_once(self) -> None:
@@ -154,14 +160,9 @@ class Filler:
 
     async def run(self, until_s: float) -> None:
         """Work until then."""
-        rng = self._rng
-        while True:
-            await _think(self._loop, rng, self._plan)
-            if self._loop.now >= until_s:
-                return
-            if not self._caller.has_session and not await self._caller.open_session():
-                continue
-            await (self._go_on() if self._held and rng.random() < 0.8 else self._acquire())
+        while await _may_ask(self._caller, self._loop, self._rng, self._plan, until_s):
+            goes_on = self._held and self._rng.random() < 0.8
+            await (self._go_on() if goes_on else self._acquire())
 
     async def _acquire(self) -> None:
         outcomes = await self._caller.do(

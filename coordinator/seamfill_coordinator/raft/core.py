@@ -35,7 +35,7 @@ from seamfill.errors import SeamfillError
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.guard import Heartbeat
 from seamfill_coordinator.raft.journal import DurableJournal
-from seamfill_coordinator.raft.journal_format import Entry, EntryKind
+from seamfill_coordinator.raft.journal_format import Entry, EntryKind, term_at
 from seamfill_coordinator.raft.messages import Append, Appended, Message, Vote, VoteRequest
 from seamfill_coordinator.raft.timing import RaftTiming
 
@@ -61,8 +61,6 @@ PRIVATE_METHODS: Final = (
     "_SyncObj__loadDumpFile",
     "_SyncObj__onMessageReceived",
     "_checkCommandsToApply",
-    "_isLeader",
-    "_getLeader",
 )
 """Methods we call or replace; attributes of a built core are in ``PRIVATE_ATTRIBUTES``."""
 
@@ -88,7 +86,6 @@ PRIVATE_ATTRIBUTES: Final = (
     "_SyncObj__selfNode",
 )
 
-_FOLLOWER: Final = 0
 _CANDIDATE: Final = 1
 _LEADER: Final = 2
 
@@ -209,8 +206,13 @@ class Core:
     @property
     def applied_term(self) -> int:
         """The term of the last applied entry."""
-        term: int = self.log[self.applied_index - self.first_index][2]
+        term = self.term_at(self.applied_index)
+        assert term is not None, "the log keeps the last applied entry"
         return term
+
+    def term_at(self, index: int) -> int | None:
+        """Return the term of the entry at ``index``, None when the log does not hold it."""
+        return term_at(self.log, index)
 
     @property
     def heartbeat_due_ms(self) -> int:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from seamfill_coordinator.raft.journal_format import KINDS, Entry
+from seamfill_coordinator.raft.journal_format import KINDS, Entry, term_at
 from seamfill_coordinator.raft.messages import Append, Appended
 
 __all__ = ["CoreView", "Guard", "Heartbeat", "SafetyViolation", "Verdict"]
@@ -83,7 +83,7 @@ class Guard:
             return _STALE
         if not _is_well_formed(message):
             return _MALFORMED
-        if self._term_at(message.previous_index) == message.previous_term:
+        if term_at(self._core.log, message.previous_index) == message.previous_term:
             return self._matching(message)
         first = core.log[0][1]
         if message.previous_index < first and message.entries:
@@ -132,17 +132,11 @@ class Guard:
 
     def _known(self, entries: Sequence[Entry]) -> int:
         """Return how many of the entries, from the first one on, are in our log."""
+        log = self._core.log
         for position, (_, index, term) in enumerate(entries):
-            if self._term_at(index) != term:
+            if term_at(log, index) != term:
                 return position
         return len(entries)
-
-    def _term_at(self, index: int) -> int | None:
-        log = self._core.log
-        first = log[0][1]
-        if first <= index <= log[-1][1]:
-            return log[index - first][2]
-        return None
 
 
 def _without(message: Append, known: int) -> Append:

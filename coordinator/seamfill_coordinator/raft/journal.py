@@ -36,6 +36,7 @@ from seamfill_coordinator.raft.journal_format import (
     EntryKind,
     Group,
     SegmentHeader,
+    term_at,
 )
 from seamfill_coordinator.raft.journal_replay import (
     MARK_NAME,
@@ -251,8 +252,7 @@ class DurableJournal:
         If the log has that entry, it stays as it is. Otherwise all of it is older than the
         snapshot, or contradicts it, and is replaced by an empty entry in its place.
         """
-        at = index - self._first
-        if 0 <= at < len(self._entries) and self._entries[at][2] == term:
+        if term_at(self._entries, index) == term:
             return
         self.clear()
         self.add(bytes([EntryKind.NOOP]), index, term)

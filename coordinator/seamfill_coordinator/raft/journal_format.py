@@ -52,6 +52,7 @@ __all__ = [
     "encode_group",
     "encode_header",
     "encode_mark",
+    "term_at",
 ]
 
 Entry = tuple[bytes, int, int]
@@ -86,6 +87,12 @@ _MARK: Final = struct.Struct("<IIQQQ")
 _MARK_SEED: Final = 0x5EA4
 _ENTRY_COLUMNS_BYTES: Final = 1 + 8 + 4
 _kind_of = itemgetter(0)
+
+
+def term_at(log: Sequence[Entry], index: int) -> int | None:
+    """Return the term of the entry at ``index`` of a contiguous log, None when it is not in it."""
+    position = index - log[0][1] if log else -1
+    return log[position][2] if 0 <= position < len(log) else None
 
 
 class BadBytes(Exception):

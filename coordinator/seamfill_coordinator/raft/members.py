@@ -184,7 +184,7 @@ class Members:
         core = self._core
         if not core.is_leader:
             raise MembershipRefused("this node does not lead")
-        if core.log[core.commit_index - core.first_index][2] != core.term:
+        if core.term_at(core.commit_index) != core.term:
             raise MembershipRefused("nothing of this term is committed yet")
         if self.log.newest_index > core.commit_index:
             raise MembershipRefused("the change before is not committed yet")

@@ -369,7 +369,7 @@ class RaftNode:
             self._say(sender, receipt.answer)
 
     def _install(self, info: SnapshotInfo, machine: LeaseMachine) -> None:
-        kept = self._holds(info.last_index, info.last_term)
+        kept = self.core.term_at(info.last_index) == info.last_term
         self.core.install(last_index=info.last_index, last_term=info.last_term)
         self.compaction.installed(info)
         if not kept:
@@ -398,13 +398,6 @@ class RaftNode:
     def _heard_leader(self, commit_index: int) -> None:
         self.campaign.heard_leader()
         self.leader_commit_index = commit_index
-
-    def _holds(self, index: int, term: int) -> bool:
-        core = self.core
-        return (
-            core.first_index <= index <= core.last_index
-            and core.log[index - core.first_index][2] == term
-        )
 
 
 def _log_written(info: SnapshotInfo) -> None:
