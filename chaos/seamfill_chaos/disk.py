@@ -222,14 +222,14 @@ def _change(inode: _Inode, change: _Write | _Cut) -> None:
 
 
 def _apply(content: bytearray, change: _Write | _Cut) -> None:
-    match change:
-        case _Write(offset, data):
-            if len(content) < offset:
-                content.extend(bytes(offset - len(content)))
-            content[offset : offset + len(data)] = data
-        case _Cut(offset, reserve):
-            del content[offset:]
-            content.extend(bytes(max(0, reserve - len(content))))
+    if isinstance(change, _Cut):
+        del content[change.offset :]
+        content.extend(bytes(max(0, change.reserve - len(content))))
+        return
+    offset, data = change.offset, change.data
+    if len(content) < offset:
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(data)] = data
 
 
 def _rename(names: dict[Path, _Inode], naming: _Naming) -> None:

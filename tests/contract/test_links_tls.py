@@ -47,6 +47,7 @@ async def test_members_talk_and_come_back(certs: Path) -> None:
             term=1, last_index=1, last_term=1, size=1, offset=0, data=os.urandom(6 << 20)
         )
         n3.links.send("n1", part)
+        n3.links.flush()
         await until(lambda: ("n3", part) in n1.messages)
         assert n3.links.unsent_bytes("n1") == 0
 
@@ -240,6 +241,7 @@ async def test_without_file_descriptors_the_listener_waits_and_goes_on(
                     )
                     await until(lambda: bool(logged(caplog, "peer.accept_failed")))
                     n2.links.send("n1", Vote(term=5))  # who is connected is not disturbed
+                    n2.links.flush()
                     await until(lambda: bool(n1.messages))
                 finally:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

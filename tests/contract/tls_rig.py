@@ -61,6 +61,7 @@ async def still_serves(n1: Node, n2: Node) -> None:
     async with running(n2):
         await both_connected(n1, n2)
         n2.links.send("n1", Vote(term=77))
+        n2.links.flush()
         await until(lambda: ("n2", Vote(term=77)) in n1.messages)
 
 

@@ -185,7 +185,7 @@ def _commit_not_clamped() -> AbstractContextManager[None]:
         if isinstance(verdict.deliver, Heartbeat):
             commit_index = min(message.commit_index, guard._core.log[-1][1])
             heartbeat = Heartbeat(term=message.term, commit_index=commit_index)
-            return replace(verdict, deliver=heartbeat)
+            return msgspec.structs.replace(verdict, deliver=heartbeat)
         return verdict
 
     return _changed((Guard, "judge", judge))
@@ -321,7 +321,7 @@ def _repetition_applied_again() -> AbstractContextManager[None]:
     return _changed((sessions, "store", store))
 
 
-_BUSY: Final = WorkloadPlan(claimers=10, fillers=0, think_s=0.1)
+_BUSY: Final = WorkloadPlan(claimers=10, fillers=0, think_s=0.1, together=0.0, nearby_reads=0.0)
 _POWER: Final = {Fault.POWER: 6.0, Fault.POWER_ALL: 8.0, Fault.CRASH_AT_STEP: 6.0}
 _CUTS: Final = {Fault.ISOLATE: 8.0, Fault.ONE_WAY: 8.0, Fault.PAUSE: 8.0, Fault.RESET: 4.0}
 

@@ -131,7 +131,7 @@ class Stream(asyncio.Transport):
             self._knock_at_a_dead_door()
             return
         self._unsent += len(data)
-        self._send(bytes(data))
+        self._send(data if type(data) is bytes else bytes(data))
         if self._unsent > SOCKET_BYTES + self._high and not self._is_full:
             self._is_full = True
             if self._protocol is not None:

@@ -61,9 +61,9 @@ class Campaign:
         """Whether a leader was heard within the longest election timeout."""
         return self._elections.is_following(self._now_ms())
 
-    def heard_leader(self) -> None:
-        """Note a word of the present leader."""
-        self._elections.heard_leader(self._now_ms())
+    def heard_leader(self) -> bool:
+        """Note a word of the present leader; return whether one was followed before."""
+        return self._elections.heard_leader(self._now_ms())
 
     def lost(self, node_id: str) -> None:
         """Note that the connection to this node broke: if it leads, it is likely dead."""
@@ -77,8 +77,11 @@ class Campaign:
 
     def mind(self) -> None:
         """Ask for an election if it is time; a leader and who is no voter never do."""
-        core, now_ms = self._core, self._now_ms()
-        if core.is_leader or not core.is_voter or not self._elections.is_due(now_ms):
+        core = self._core
+        if core.is_leader or not core.is_voter:
+            return
+        now_ms = self._now_ms()
+        if not self._elections.is_due(now_ms):
             return
         request = PreVoteRequest(
             term=core.term + 1, last_index=core.last_index, last_term=core.last_term

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.raft.core import Core
+from seamfill_coordinator.raft.journal import DurableJournal
 from seamfill_coordinator.raft.journal_format import Entry
 from seamfill_coordinator.raft.membership import ConfigurationLog
 from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore, SnapshotWriter
@@ -47,15 +48,15 @@ class Compaction:
         limits: CompactionLimits,
         *,
         newest_index: int,
-        journal_bytes: Callable[[], int],
+        journal: DurableJournal,
         on_written: Callable[[SnapshotInfo], None],
     ) -> None:
         """``newest_index``: of the newest snapshot, 0 without one."""
         self._store = store
         self._limits = limits
         self._newest_index = newest_index
-        self._journal_bytes = journal_bytes
-        self._bytes_then = journal_bytes()
+        self._journal = journal
+        self._bytes_then = journal.bytes_written
         self._on_written = on_written
         self._writer: SnapshotWriter | None = None
         self._asked = False
@@ -78,7 +79,7 @@ class Compaction:
         """Begin one when it is time, write a slice of it; return whether one became durable."""
         if self._writer is None and self._is_due(core.applied_index):
             self._asked = False
-            self._bytes_then = self._journal_bytes()
+            self._bytes_then = self._journal.bytes_written
             self._writer = self._store.begin(
                 machine,
                 last_index=core.applied_index,
@@ -113,7 +114,7 @@ class Compaction:
         self.abandon()
         self._newest_index = info.last_index
         self._store.drop_older_than(info)
-        self._bytes_then = self._journal_bytes()
+        self._bytes_then = self._journal.bytes_written
 
     def abandon(self) -> None:
         """Give up the one that is being written. Safe to repeat."""
@@ -129,7 +130,7 @@ class Compaction:
         return (
             self._asked
             or applied_index - self._newest_index >= limits.every_entries
-            or self._journal_bytes() - self._bytes_then >= limits.every_bytes
+            or self._journal.bytes_written - self._bytes_then >= limits.every_bytes
         )
 
     def _first_kept(self, log: Sequence[Entry], snapshot_index: int) -> int:

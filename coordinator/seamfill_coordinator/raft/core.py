@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
@@ -35,7 +34,7 @@ from seamfill.errors import SeamfillError
 from seamfill_coordinator.machine.outcomes import Applied
 from seamfill_coordinator.raft.guard import Heartbeat
 from seamfill_coordinator.raft.journal import DurableJournal
-from seamfill_coordinator.raft.journal_format import Entry, EntryKind, term_at
+from seamfill_coordinator.raft.journal_format import EntryKind, term_at
 from seamfill_coordinator.raft.messages import Append, Appended, Message, Vote, VoteRequest
 from seamfill_coordinator.raft.timing import RaftTiming
 
@@ -60,6 +59,8 @@ PRIVATE_METHODS: Final = (
     "_SyncObj__tryLogCompaction",
     "_SyncObj__loadDumpFile",
     "_SyncObj__onMessageReceived",
+    "_SyncObj__setState",
+    "_SyncObj__setCurrentTerm",
     "_checkCommandsToApply",
 )
 """Methods we call or replace; attributes of a built core are in ``PRIVATE_ATTRIBUTES``."""
@@ -141,11 +142,17 @@ class Core:
         Raises ``UnsupportedPysyncobj``.
         """
         check_pysyncobj()
-        self._nodes: dict[str, _Node] = {}
-        self._me = self._node(node_id)
+        self._nodes = _Nodes()
+        self._me = self._nodes[node_id]
         self._hooks = hooks
         self._journal = journal
-        self._now_s: Callable[[], float] = lambda: now_ms() / 1000
+        self._heartbeat_s = timing.heartbeat_ms / 1000
+        # What is asked for several times a message is kept here instead of looked up.
+        self.log: Final = journal.entries
+        """The log as it is now; a view that must not be changed."""
+        self.is_leader = False
+        self.is_candidate = False
+        self._now_ms = now_ms
         transport = functools.partial(_Outbox, send=self._send)
         with self._in_its_world(journal):
             # Built with itself as the only member, which no tick ever sees.
@@ -155,25 +162,17 @@ class Core:
         for name in PRIVATE_ATTRIBUTES:
             if not hasattr(self._core, name):
                 raise UnsupportedPysyncobj(f"a pysyncobj core has no {name}")
+        self.term: int = self._core._SyncObj__raftCurrentTerm
         self._core.seamfill_apply = self._apply
         self._core.seamfill_replicate = hooks.replicate
+        self._core.seamfill_changed = self._changed
         self._core._SyncObj__selfNode = None
+        self._core._SyncObj__otherNodes = self._nodes.of(())
+        self._core._SyncObj__readonlyNodes = self._nodes.of(())
         self._core._SyncObj__raftElectionDeadline = math.inf
         self._start_at(applied_index)
 
     # What it is now
-
-    @property
-    def term(self) -> int:
-        return int(self._core._SyncObj__raftCurrentTerm)
-
-    @property
-    def is_leader(self) -> bool:
-        return bool(self._core._SyncObj__raftState == _LEADER)
-
-    @property
-    def is_candidate(self) -> bool:
-        return bool(self._core._SyncObj__raftState == _CANDIDATE)
 
     @property
     def is_voter(self) -> bool:
@@ -181,27 +180,25 @@ class Core:
 
     @property
     def commit_index(self) -> int:
-        return int(self._core._SyncObj__raftCommitIndex)
+        index: int = self._core._SyncObj__raftCommitIndex
+        return index
 
     @property
     def applied_index(self) -> int:
-        return int(self._core._SyncObj__raftLastApplied)
-
-    @property
-    def log(self) -> Sequence[Entry]:
-        return self._journal.entries
+        index: int = self._core._SyncObj__raftLastApplied
+        return index
 
     @property
     def first_index(self) -> int:
-        return self._journal.entries[0][1]
+        return self.log[0][1]
 
     @property
     def last_index(self) -> int:
-        return self._journal.entries[-1][1]
+        return self.log[-1][1]
 
     @property
     def last_term(self) -> int:
-        return self._journal.entries[-1][2]
+        return self.log[-1][2]
 
     @property
     def applied_term(self) -> int:
@@ -239,24 +236,26 @@ class Core:
         core = self._core
         core._SyncObj__selfNode = self._me if is_voter else None
         before = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
-        core._SyncObj__otherNodes = {self._node(name) for name in voters}
-        core._SyncObj__readonlyNodes = {self._node(name) for name in learners}
+        core._SyncObj__otherNodes = self._nodes.of(voters)
+        core._SyncObj__readonlyNodes = self._nodes.of(learners)
         members = core._SyncObj__otherNodes | core._SyncObj__readonlyNodes
-        for node in before - members:
+        for node in before.keys() - members.keys():
             core._SyncObj__raftNextIndex.pop(node, None)
             core._SyncObj__raftMatchIndex.pop(node, None)
             core._SyncObj__lastResponseTime.pop(node, None)
-        for node in members - before:
+        for node in members:
+            if node in before:
+                continue
             core._SyncObj__raftNextIndex[node] = self.last_index + 1
             core._SyncObj__raftMatchIndex[node] = 0
-            core._SyncObj__lastResponseTime[node] = self._now_s()
+            core._SyncObj__lastResponseTime[node] = self._now_ms() / 1000
 
     def forget_member(self, node_id: str) -> None:
         """Drop the member and what is known of it: its id will mean another incarnation."""
-        node, core = self._node(node_id), self._core
-        core._SyncObj__otherNodes.discard(node)
-        core._SyncObj__readonlyNodes.discard(node)
+        node, core = self._nodes[node_id], self._core
         for known in (
+            core._SyncObj__otherNodes,
+            core._SyncObj__readonlyNodes,
             core._SyncObj__raftNextIndex,
             core._SyncObj__raftMatchIndex,
             core._SyncObj__lastResponseTime,
@@ -265,21 +264,21 @@ class Core:
 
     def set_connected(self, node_ids: Iterable[str]) -> None:
         """Say which members can be talked to now."""
-        self._core._SyncObj__connectedNodes = {self._node(name) for name in node_ids}
+        self._core._SyncObj__connectedNodes = self._nodes.of(node_ids)
 
     # A leader's knowledge of the others
 
     def match_index(self, node_id: str) -> int:
         """Index up to which the member is known to have our log; 0 when nothing is known."""
-        return int(self._core._SyncObj__raftMatchIndex.get(self._node(node_id), 0))
+        return int(self._core._SyncObj__raftMatchIndex.get(self._nodes[node_id], 0))
 
     def next_index(self, node_id: str) -> int:
         """Index of the next entry to send to the member."""
-        known: int | None = self._core._SyncObj__raftNextIndex.get(self._node(node_id))
+        known: int | None = self._core._SyncObj__raftNextIndex.get(self._nodes[node_id])
         return self.last_index + 1 if known is None else known
 
     def set_next_index(self, node_id: str, index: int) -> None:
-        self._core._SyncObj__raftNextIndex[self._node(node_id)] = index
+        self._core._SyncObj__raftNextIndex[self._nodes[node_id]] = index
 
     # What it does
 
@@ -296,9 +295,9 @@ class Core:
         self._core._SyncObj__raftElectionDeadline = math.inf
 
     def put_off_heartbeat(self) -> None:
-        """Note that every member was just sent something, which says as much as a heartbeat."""
-        self._enter()
-        self._core.put_off_heartbeat()
+        """Have the next heartbeat a whole period from now."""
+        now_s = self._now_ms() / 1000
+        self._core._SyncObj__newAppendEntriesTime = now_s + self._heartbeat_s
 
     def append(self, entry: bytes, done: Callable[[Applied | None], None] | None = None) -> int:
         """Append an entry to our log and return its index. Only for a leader.
@@ -392,7 +391,7 @@ class Core:
 
     def _deliver(self, sender: str, plain: dict[str, Any]) -> None:
         self._enter()
-        self._core._SyncObj__onMessageReceived(self._node(sender), plain)
+        self._core._SyncObj__onMessageReceived(self._nodes[sender], plain)
 
     def _send(self, node_id: str, plain: dict[str, Any]) -> None:
         match plain["type"]:
@@ -418,18 +417,16 @@ class Core:
     def _apply(self, command: bytes) -> Applied:
         return self._hooks.apply(self.applied_index + 1, command)
 
-    def _node(self, node_id: str) -> _Node:
-        # One object per id: the core's tables then find it by identity, without comparing names.
-        node = self._nodes.get(node_id)
-        if node is None:
-            node = self._nodes[node_id] = _Node(node_id)
-        return node
+    def _changed(self, state: int, term: int) -> None:
+        self.is_leader = state == _LEADER
+        self.is_candidate = state == _CANDIDATE
+        self.term = term
 
     def _enter(self) -> None:
         # pysyncobj reads one global clock; several cores with clocks of their own may share a
         # process, in tests and in the simulator.
         # One time for all that is done in one go: it is asked for five times a tick.
-        syncobj_module.monotonicTime = self._now_s().__float__
+        syncobj_module.monotonicTime = (self._now_ms() / 1000).__float__
 
     @contextmanager
     def _in_its_world(self, journal: DurableJournal) -> Iterator[None]:
@@ -447,33 +444,57 @@ class Core:
 
 
 class _Node(Node):  # type: ignore[misc]  # pysyncobj carries no types
-    """A member by its id. The hash is the same in every process, so that sets of them, which the
-    core iterates, have one order."""
+    """A member; there is one object per id, so that the core finds it without comparing names."""
+
+    id = ""
+    __eq__ = object.__eq__
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__
 
     def __init__(self, node_id: str) -> None:
         super().__init__(node_id)
-        self._crc = zlib.crc32(node_id.encode())
+        object.__setattr__(self, "id", node_id)  # a property there, which nobody may set
 
-    def __hash__(self) -> int:
-        return self._crc
+
+class _Nodes(dict[str, _Node]):
+    """The one object of each id."""
+
+    def __missing__(self, node_id: str) -> _Node:
+        node = self[node_id] = _Node(node_id)
+        return node
+
+    def of(self, node_ids: Iterable[str]) -> dict[_Node, None]:
+        """Return them as a set that keeps its order: the core walks through its members, and must
+        do so in the same order in every process."""
+        return dict.fromkeys(self[node_id] for node_id in node_ids)
 
 
 class _Machine(pysyncobj.SyncObj):  # type: ignore[misc]  # pysyncobj carries no types
     """The core with what we replace replaced; mangled names override the library's private ones."""
 
+    _SyncObj__raftState: int
     seamfill_apply: Callable[[bytes], Applied]
     seamfill_replicate: Callable[[], None]
+    seamfill_changed: Callable[[int, int], None]
+
+    def _SyncObj__setState(self, newState: int) -> None:  # noqa: N802, N803
+        # Called for every append, mostly with the state that it has.
+        if newState != self._SyncObj__raftState:
+            self._SyncObj__raftState = newState
+            self.seamfill_changed(newState, self._SyncObj__raftCurrentTerm)
+
+    def _SyncObj__setCurrentTerm(  # noqa: N802
+        self,
+        term: int,
+        votedForNodeId: str | None,  # noqa: N803
+    ) -> None:
+        super()._SyncObj__setCurrentTerm(term, votedForNodeId)
+        self.seamfill_changed(self._SyncObj__raftState, term)
 
     def _SyncObj__sendAppendEntries(self) -> None:  # noqa: N802
         # Stock sends unbounded batches, pickles commands that are larger, and busies itself for a
         # whole period while a snapshot is written.
-        self.put_off_heartbeat()
         self.seamfill_replicate()
-
-    def put_off_heartbeat(self) -> None:
-        self._SyncObj__newAppendEntriesTime = (
-            syncobj_module.monotonicTime() + self.conf.appendEntriesPeriod
-        )
 
     def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802
         return math.inf

@@ -36,17 +36,21 @@ class Elections:
         self._heard_ms = _NEVER_MS
         self._asked_term: int | None = None
         self._granted: set[str] = set()
+        self._timeout_ms = 0
         self.deadline_ms = 0
         """When the node should ask for an election, unless it hears a leader before."""
         self._wind_up(now_ms)
 
     # The timer
 
-    def heard_leader(self, now_ms: int) -> None:
-        """Note a word of the present leader."""
+    def heard_leader(self, now_ms: int) -> bool:
+        """Note a word of the present leader; return whether one was followed before."""
+        was_following = now_ms - self._heard_ms < self._timing.election_max_ms
         self._heard_ms = now_ms
         self._asked_term = None
-        self._wind_up(now_ms)
+        # The timeout was left to chance when the one before was used up, which is as good as now.
+        self.deadline_ms = now_ms + self._timeout_ms
+        return was_following
 
     def lost_leader(self, now_ms: int, *, place: int, followers: int) -> None:
         """Note that the connection to the leader broke: it is more likely dead than slow.
@@ -103,6 +107,5 @@ class Elections:
 
     def _wind_up(self, now_ms: int) -> None:
         timing = self._timing
-        self.deadline_ms = now_ms + round(
-            self._draw(timing.election_min_ms, timing.election_max_ms)
-        )
+        self._timeout_ms = round(self._draw(timing.election_min_ms, timing.election_max_ms))
+        self.deadline_ms = now_ms + self._timeout_ms

@@ -92,27 +92,31 @@ class Feeder:
         self._last = None
 
     def _of(self, node_id: str) -> _Progress:
-        return self._progress.setdefault(node_id, _Progress())
+        progress = self._progress.get(node_id)
+        if progress is None:
+            progress = self._progress[node_id] = _Progress()
+        return progress
 
     def _feed(self, node_id: str, *, heartbeat: bool) -> bool:
         core = self._core
         was_spoken_to = heartbeat
         progress = self._of(node_id)
-        first = core.first_index
-        if core.next_index(node_id) <= first:
+        first, last = core.log[0][1], core.log[-1][1]
+        start = core.next_index(node_id)
+        if start <= first:
             # It answers the heartbeat with what it has; the snapshot brings it up to our log.
             if heartbeat:
                 self._append(node_id, progress, first, ())
             self._ship(node_id)
             return was_spoken_to
-        while core.next_index(node_id) <= core.last_index and _may_send(progress):
-            start = core.next_index(node_id)
+        while start <= last and _may_send(progress):
             entries = _entries_from(core.log, start - first)
             self._append(node_id, progress, start - 1, entries)
-            core.set_next_index(node_id, start + len(entries))
+            start += len(entries)
+            core.set_next_index(node_id, start)
             was_spoken_to, heartbeat = True, False
         if heartbeat:
-            self._append(node_id, progress, core.next_index(node_id) - 1, ())
+            self._append(node_id, progress, start - 1, ())
         return was_spoken_to
 
     def _append(

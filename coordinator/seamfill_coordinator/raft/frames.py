@@ -40,23 +40,18 @@ class FrameReader:
 
     def next(self) -> bytes | None:
         """Return the next payload, None when it is not complete. Raises ``FrameTooLong``."""
-        start = self._at + _HEADER_BYTES
-        if len(self._buffer) < start:
-            self._forget()
-            return None
-        length = int.from_bytes(self._buffer[self._at : start], "big")
-        if length > self.limit:
-            raise FrameTooLong(f"{length} bytes, at most {self.limit}")
-        end = start + length
-        if len(self._buffer) < end:
-            self._forget()
-            return None
-        self._at = end
-        with memoryview(self._buffer) as view:
-            return bytes(view[start:end])
-
-    def _forget(self) -> None:
-        """Drop what was returned already."""
-        # Once a read, not once a frame; bytearray gives its front away without copying the rest.
-        del self._buffer[: self._at]
+        buffer, start = self._buffer, self._at + _HEADER_BYTES
+        if len(buffer) >= start:
+            length = int.from_bytes(buffer[self._at : start], "big")
+            if length > self.limit:
+                raise FrameTooLong(f"{length} bytes, at most {self.limit}")
+            end = start + length
+            if len(buffer) >= end:
+                self._at = end
+                with memoryview(buffer) as view:
+                    return bytes(view[start:end])
+        # Drop what was returned already: once a read, not once a frame. A bytearray gives its
+        # front away without copying the rest.
+        del buffer[: self._at]
         self._at = 0
+        return None

@@ -21,8 +21,9 @@ Invariant: what is delivered never removes an entry at or below our commit index
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from seamfill_coordinator.raft.journal_format import KINDS, Entry, term_at
 from seamfill_coordinator.raft.messages import Append, Appended
@@ -45,16 +46,14 @@ class CoreView(Protocol):
     def log(self) -> Sequence[Entry]: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat:
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """A leader's word without entries: it proves the leader, and commits only what is verified."""
 
     term: int
     commit_index: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of one append."""
 
     deliver: Append | Heartbeat | None = None
@@ -95,8 +94,9 @@ class Guard:
 
     def _matching(self, message: Append) -> Verdict:
         """The entry before the first one is in our log, in the same term."""
-        message = _without(message, self._known(message.entries))
         core = self._core
+        if message.entries:
+            message = _without(message, self._known(message.entries))
         last = core.log[-1][1]
         if message.entries:
             if message.previous_index < min(last, core.commit_index):

@@ -197,18 +197,14 @@ class DurableJournal:
         self._vote = None if contents is None else contents.vote
         self._commit = 1 if contents is None else contents.commit
         self._commit_written = self._commit
-        self._is_dirty = False
+        self.needs_sync = False
+        """Whether something was done that would not survive."""
         self.torn_groups = 0 if contents is None or contents.torn is None else 1
         """Groups cut off at the start: 0 or 1."""
         self.groups_written = 0
         self.bytes_written = 0
 
     # What the shell calls
-
-    @property
-    def needs_sync(self) -> bool:
-        """Whether something was done that would not survive."""
-        return self._is_dirty
 
     @property
     def durable_index(self) -> int:
@@ -219,7 +215,7 @@ class DurableJournal:
         """Make everything done so far durable. Raises ``JournalFailed``, after ``fatal``."""
         if self._failure is not None:
             raise JournalFailed(f"the journal failed before: {self._failure}") from self._failure
-        if not self._is_dirty:
+        if not self.needs_sync:
             return
         # The core never has an empty log at the end of its turn; made durable, it would make a
         # node that forgot everything look like one that has nothing to remember.
@@ -239,7 +235,7 @@ class DurableJournal:
         self.groups_written += 1
         self._keep = self._next - 1
         self._commit_written = self._commit
-        self._is_dirty = False
+        self.needs_sync = False
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -278,13 +274,13 @@ class DurableJournal:
         assert command[0] in KINDS, "the first byte is the entry's kind"
         self._entries.append((command, idx, term))
         self._next = idx + 1
-        self._is_dirty = True
+        self.needs_sync = True
 
     def clear(self) -> None:
         """Drop all entries; the next ``add`` may have any index."""
         self._entries.clear()
         self._keep = 0
-        self._is_dirty = True
+        self.needs_sync = True
 
     def deleteEntriesFrom(self, entryFrom: int) -> None:  # noqa: N802, N803
         """Drop the entries from this position (not index) on."""
@@ -294,13 +290,13 @@ class DurableJournal:
         del self._entries[entryFrom:]
         self._next = self._first + len(self._entries)
         self._keep = min(self._keep, self._next - 1)
-        self._is_dirty = True
+        self.needs_sync = True
 
     def deleteEntriesTo(self, entryTo: int) -> None:  # noqa: N802, N803
         """Drop the entries before this position (not index)."""
         del self._entries[: max(entryTo, 0)]
         self._first = self._next - len(self._entries)
-        self._is_dirty = True
+        self.needs_sync = True
 
     @overload
     def __getitem__(self, item: int) -> Entry: ...
@@ -315,7 +311,7 @@ class DurableJournal:
     def setCurrentTerm(self, term: int, votedForNodeId: str | None) -> None:  # noqa: N802, N803
         """Change term and vote; only in memory until ``sync``."""
         self._term, self._vote = term, votedForNodeId
-        self._is_dirty = True
+        self.needs_sync = True
 
     def getCurrentTerm(self) -> int:  # noqa: N802
         return self._term
@@ -333,7 +329,7 @@ class DurableJournal:
     def onOneSecondTimer(self) -> None:  # noqa: N802
         """Let a commit index that has moved since it was written go with the next ``sync``."""
         if self._commit != self._commit_written:
-            self._is_dirty = True
+            self.needs_sync = True
 
     def _destroy(self) -> None:
         self.close()

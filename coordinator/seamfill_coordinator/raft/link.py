@@ -75,6 +75,8 @@ class Link(asyncio.Protocol):
         self._is_behind = False
         self._queued: list[bytes] = []
         self._queued_bytes = 0
+        self._is_congested = False
+        """Whether the transport's buffer is long enough to be worth asking for."""
 
     # What the owner asks for
 
@@ -112,8 +114,11 @@ class Link(asyncio.Protocol):
             return
         self._queued.append(frame)
         self._queued_bytes += len(frame)
-        if self.unsent_bytes > UNSENT_BYTES_MAX:
-            self._break("slow", f"{self.unsent_bytes} bytes are unsent")
+        unsent = self._queued_bytes
+        if self._is_congested:
+            unsent += self.transport.get_write_buffer_size()
+        if unsent > UNSENT_BYTES_MAX:
+            self._break("slow", f"{unsent} bytes are unsent")
 
     def flush(self) -> None:
         """Write what is queued, in one piece."""
@@ -121,7 +126,7 @@ class Link(asyncio.Protocol):
             return
         self.sent_s = self._loop.time()
         frames, self._queued, self._queued_bytes = self._queued, [], 0
-        self.transport.write(b"".join(frames))
+        self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
     def keep_alive(self) -> None:
         self.queue(KEEPALIVE)
@@ -157,6 +162,12 @@ class Link(asyncio.Protocol):
         self._reader.feed(data)
         if not self._is_behind:
             self._deliver()
+
+    def pause_writing(self) -> None:
+        self._is_congested = True
+
+    def resume_writing(self) -> None:
+        self._is_congested = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._silence()
@@ -196,13 +207,15 @@ class Link(asyncio.Protocol):
         return True
 
     def _take(self, message: Message) -> None:
-        if isinstance(message, Hello) == self._was_greeted:
-            self._break("out_of_order", f"{type(message).__name__} where it may not come")
+        if self._was_greeted:
+            if not isinstance(message, Hello):
+                self._owner.received(self, message)
+                return
         elif isinstance(message, Hello):
             self._was_greeted = True
             self._owner.greeted(self, message)
-        else:
-            self._owner.received(self, message)
+            return
+        self._break("out_of_order", f"{type(message).__name__} where it may not come")
 
     def _break(self, reason: str, detail: str) -> None:
         self.close()

@@ -134,7 +134,7 @@ class Links:
     # Speaking
 
     def send(self, node_id: str, message: Message) -> bool:
-        """Have ``message`` written by the end of this turn of the loop, or by ``flush``.
+        """Have ``message`` written with the next ``flush``.
 
         Return False when there is no connection; nothing was sent then. True promises nothing. The
         same object sent to several peers in a row is encoded once.
@@ -142,8 +142,6 @@ class Links:
         link = self._speaking(node_id)
         if link is None:
             return False
-        if not self._unflushed:
-            self._loop.call_soon(self.flush)
         self._unflushed[link] = None
         link.queue(self._frame(message))
         return not link.is_closed

@@ -77,6 +77,7 @@ class Members:
         self._say = say
         self._on_reborn = on_reborn
         self._peers: dict[str, Hello] = {}
+        self._connected: list[str] = []
         self.log = ConfigurationLog(base)
         self.log.appended(journal.entries)
         self._put_in_force(None)
@@ -120,26 +121,17 @@ class Members:
             and configuration.is_voter(node_id, hello.incarnation)
         )
 
-    def is_member(self, node_id: str) -> bool:
-        """Whether it votes or listens."""
-        configuration, hello = self.configuration, self._peers.get(node_id)
-        return (
-            configuration is not None
-            and hello is not None
-            and configuration.is_member(node_id, hello.incarnation)
-        )
-
     @property
-    def connected(self) -> list[str]:
-        """The members that can be talked to, sorted."""
-        return [node_id for node_id in sorted(self._peers) if self.is_member(node_id)]
+    def connected(self) -> Sequence[str]:
+        """The members, voters or learners, that can be talked to, sorted."""
+        return self._connected
 
     # Connections
 
     def greeted(self, hello: Hello) -> None:
         """Note a new connection and what its other end said."""
         self._peers[hello.node_id] = hello
-        self._core.set_connected(self.connected)
+        self._find_connected()
         if hello.configuration is not None:
             self.adopt(hello.configuration)
         self._found_if_possible()
@@ -148,7 +140,7 @@ class Members:
         """Note that the connection has gone; return whether there was one."""
         if self._peers.pop(node_id, None) is None:
             return False
-        self._core.set_connected(self.connected)
+        self._find_connected()
         return True
 
     # Configurations of the log
@@ -200,6 +192,7 @@ class Members:
         """Tell the core whom to count from now on, instead of those in ``before``."""
         configuration = self.configuration
         if configuration is None:
+            self._find_connected()
             return
         old = set() if before is None else {*before.voters, *before.learners}
         members = {*configuration.voters, *configuration.learners}
@@ -212,7 +205,7 @@ class Members:
             learners=_ids(configuration.learners, without=self._me.node_id),
             is_voter=self._me in configuration.voters,
         )
-        self._core.set_connected(self.connected)
+        self._find_connected()
         log_event(
             _log,
             "replica.members",
@@ -220,6 +213,16 @@ class Members:
             learners=_ids(configuration.learners),
             is_voter=self._me in configuration.voters,
         )
+
+    def _find_connected(self) -> None:
+        """Find out anew, when peers or configuration have changed, who can be talked to."""
+        configuration = self.configuration
+        self._connected = [
+            node_id
+            for node_id, hello in sorted(self._peers.items())
+            if configuration is not None and configuration.is_member(node_id, hello.incarnation)
+        ]
+        self._core.set_connected(self._connected)
 
     # The beginning of a cluster
 

@@ -8,7 +8,8 @@ A turn: what was heard and appended since the last one is made durable, and ever
 is sent; ``outbox.py`` has the order. Then the core counts, commits and applies; an election is
 called if it is time; a slice of a snapshot is written; and what came of that is made durable and
 sent in the same way. The answers go first, because others wait for them and applying a large
-command takes a while; and what the core counts as this node's own is durable by then.
+command takes a while; and what the core counts as this node's own is durable by then. Only the
+heartbeat of a leader that is followed anyway is answered without a turn.
 
 Invariants: an acknowledgement is counted once, in the term it was meant for, from a member by id
 *and* incarnation; what can not be right (a second leader in a term, an overwritten commit) raises,
@@ -118,6 +119,8 @@ class RaftNode:
         self.leader_commit_index: int | None = None
         """What a leader last said to be committed, before it is cut to what is verified here."""
         self.snapshots_installed = 0
+        self._outbox = Outbox(journal, hooks)
+        self._say = self._outbox.say
         if newest is not None:
             journal.begin_at(newest.last_index, newest.last_term)
         self.core = Core(
@@ -128,8 +131,6 @@ class RaftNode:
             now_ms=now_ms,
             hooks=_CoreSide(self),
         )
-        self._outbox = Outbox(journal, hooks, term=lambda: self.core.term)
-        self._say = self._outbox.say
         self._guard = Guard(self.core)
         self._feeder = Feeder(self.core, send=self._say, ship=self._ship)
         self._shipping = Shipping(snapshots, send=self._say)
@@ -155,7 +156,7 @@ class RaftNode:
             snapshots,
             settings.compaction,
             newest_index=0 if newest is None else newest.last_index,
-            journal_bytes=lambda: journal.bytes_written,
+            journal=journal,
             on_written=_log_written,
         )
 
@@ -181,14 +182,13 @@ class RaftNode:
     @property
     def next_turn_ms(self) -> int:
         """When the node should have its next turn, if nothing happens before."""
-        now_ms = self._now_ms()
         if self.compaction.is_busy:
-            return now_ms
+            return self._now_ms()
         if self.core.is_leader:
             return self.core.heartbeat_due_ms
         if self.core.is_voter:
-            return min(self.campaign.deadline_ms, now_ms + _IDLE_MS)
-        return now_ms + _IDLE_MS
+            return self.campaign.deadline_ms
+        return self._now_ms() + _IDLE_MS
 
     # What happens to it
 
@@ -202,8 +202,7 @@ class RaftNode:
         core, members = self.core, self.members
         self._feed_what_is_new()
         self._outbox.flush()
-        # A heartbeat asks for an answer and for nothing else, and that answer for nothing at all.
-        # Most of what an idle cluster says is that, and a tick costs more than saying it.
+        # The answer to a heartbeat asks for nothing; a tick costs more than having heard it.
         if not self._is_stirred and self._now_ms() < self.next_turn_ms:
             return
         self._is_stirred = False
@@ -293,10 +292,12 @@ class RaftNode:
         self._mind_reign()
         self._fed_index = self.core.last_index
         if self._feeder.feed(self.members.connected, heartbeat=heartbeat):
+            # What everybody was sent says as much as a heartbeat.
             self.core.put_off_heartbeat()
 
     def _feed_what_is_new(self) -> None:
-        if self.core.is_leader and self.core.last_index > self._fed_index:
+        core = self.core
+        if core.is_leader and core.last_index > self._fed_index:
             self._is_stirred = True
             self._feed(heartbeat=False)
 
@@ -306,7 +307,7 @@ class RaftNode:
     def _take_appended(self, sender: str, message: Appended) -> None:
         # An acknowledgement that was meant for an earlier reign proves nothing in this one.
         core = self.core
-        if not core.is_leader or message.term != core.term or not self.members.is_member(sender):
+        if not core.is_leader or message.term != core.term or sender not in self.members.connected:
             return
         if not message.success or self._acknowledged.get(sender) != message.next_index:
             self._acknowledged[sender] = message.next_index
@@ -329,7 +330,7 @@ class RaftNode:
         if verdict.malformed:
             log_event(_log, "replica.append_malformed", level=logging.WARNING, peer=sender)
             return
-        self._heard_leader(message.commit_index)
+        was_following = self._heard_leader(message.commit_index)
         match verdict.deliver:
             case Append() as append:
                 self._deliver_append(sender, append)
@@ -339,14 +340,24 @@ class RaftNode:
                 pass
         if verdict.answer is not None:
             self._say(sender, verdict.answer)
-        if message.entries or core.term != term or core.commit_index > core.applied_index:
+        if (
+            message.entries
+            or core.term != term
+            or core.commit_index > core.applied_index
+            or not was_following
+        ):
             self._is_stirred = True
+        elif not self._is_stirred and not self._journal.needs_sync:
+            # A heartbeat of the leader that is followed anyway: it asks for an answer, and for
+            # nothing else. A turn costs more than all of that.
+            self._outbox.flush()
 
     def _deliver_append(self, sender: str, append: Append) -> None:
         first_new = append.previous_index + 1
         gives_way = first_new if first_new <= self.core.last_index else None
         self.core.deliver_append(sender, append)
-        self.members.appended(append.entries, from_index=gives_way)
+        if append.entries or gives_way is not None:
+            self.members.appended(append.entries, from_index=gives_way)
 
     def _take_part(self, sender: str, part: SnapshotPart) -> None:
         core = self.core
@@ -395,9 +406,9 @@ class RaftNode:
             raise SafetyViolation(f"{sender} leads term {term}, and so does this node")
         return True
 
-    def _heard_leader(self, commit_index: int) -> None:
-        self.campaign.heard_leader()
+    def _heard_leader(self, commit_index: int) -> bool:
         self.leader_commit_index = commit_index
+        return self.campaign.heard_leader()
 
 
 def _log_written(info: SnapshotInfo) -> None:
@@ -409,12 +420,8 @@ class _CoreSide:
 
     def __init__(self, node: RaftNode) -> None:
         self._node = node
-
-    def apply(self, index: int, command: bytes) -> Applied:
-        return self._node._hooks.apply(index, command)
-
-    def send(self, node_id: str, message: Message) -> None:
-        self._node._say(node_id, message)
+        self.apply = node._hooks.apply
+        self.send = node._outbox.say
 
     def replicate(self) -> None:
         self._node._feed(heartbeat=True)

@@ -10,7 +10,6 @@ lead in it again, with other entries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from seamfill_coordinator.raft.journal import DurableJournal
@@ -43,11 +42,9 @@ class Wire(Protocol):
 class Outbox:
     """The messages of one node between two syncs."""
 
-    def __init__(self, journal: DurableJournal, wire: Wire, *, term: Callable[[], int]) -> None:
-        """``term`` returns the node's present one."""
+    def __init__(self, journal: DurableJournal, wire: Wire) -> None:
         self._journal = journal
         self._wire = wire
-        self._term = term
         self._synced_term = journal.getCurrentTerm()
         self._waiting: list[tuple[str, Message]] = []
         self._promises = False
@@ -68,14 +65,14 @@ class Outbox:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             promises, self._promises = self._promises, False
-            if promises or self._synced_term != self._term():
+            if promises or self._synced_term != self._journal.getCurrentTerm():
                 self._sync()
             for node_id, message in waiting:
                 self._wire.send(node_id, message)
             self._wire.flush()
-        self._sync()
+        if self._journal.needs_sync:
+            self._sync()
 
     def _sync(self) -> None:
-        if self._journal.needs_sync:
-            self._journal.sync()
-        self._synced_term = self._term()
+        self._journal.sync()
+        self._synced_term = self._journal.getCurrentTerm()

@@ -22,7 +22,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Concatenate, Final, ParamSpec
 
 from seamfill.clock import Clock, SystemClock
 from seamfill.errors import SeamfillError
@@ -68,6 +68,7 @@ FATAL_EXIT_CODE: Final = 70
 """The process ended itself because going on could make replicas differ."""
 
 _log = logging.getLogger("seamfill.coordinator.raft")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,7 +351,7 @@ class PysyncobjReplica:
     def _woken(self) -> None:
         self._turn_scheduled = False
         node = self._node
-        if node is None or not self._guarded(lambda: self._turn(node)):
+        if node is None or not self._guarded(self._turn, node):
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + max(node.next_turn_ms - self._clock.monotonic_ms(), 0) / 1000
@@ -364,12 +365,12 @@ class PysyncobjReplica:
         self._timer = None
         self._woken()
 
-    def _guarded(self, step: Callable[[], None]) -> bool:
+    def _guarded(self, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
         """Run one step of the outermost loop; what escapes it ends the process."""
         if self._failed:
             return False
         try:
-            step()
+            step(*args, **kwargs)
         except Exception as exc:
             self._fail("the Raft node raised", exc)
         return not self._failed
@@ -379,11 +380,13 @@ class PysyncobjReplica:
         node.turn()
         self._applier.digests.reached(node.core.applied_index)
         self._observe(node)
-        self._mind_wishes(node)
+        if self._wishes:
+            self._mind_wishes(node)
         now_ms = self._clock.monotonic_ms()
-        if now_ms - began_ms > self._settings.timing.slow_turn_ms:
+        timing = self._settings.timing
+        if now_ms - began_ms > timing.slow_turn_ms:
             log_event(_log, "replica.slow_turn", level=logging.WARNING, ms=now_ms - began_ms)
-        if now_ms - self._last_launch_ms >= self._settings.timing.idle_tick_ms:
+        if node.core.is_leader and now_ms - self._last_launch_ms >= timing.idle_tick_ms:
             self._aggregator.tick()
 
     def _mind_wishes(self, node: RaftNode) -> None:
@@ -420,16 +423,16 @@ class PysyncobjReplica:
         if leader_id != self._seen_leader:
             self._seen_leader = leader_id
             log_event(_log, "replica.leader", leader=leader_id, term=core.term)
-        if leader_id is not None:
+        if leader_id is not None and not self._leader_known.is_set():
             self._leader_known.set()
 
-    def _heard(self, step: Callable[[RaftNode], None]) -> None:
+    def _heard(
+        self, step: Callable[Concatenate[RaftNode, P], None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
         """Take what a link brought; the next turn, after all that has come, answers it."""
         node = self._node
-        if node is not None:
-            self._guarded(lambda: step(node))
-            if node.needs_turn:
-                self._wake()
+        if node is not None and self._guarded(step, node, *args, **kwargs) and node.needs_turn:
+            self._wake()
 
     # Reigns
 
@@ -564,13 +567,13 @@ class _LinkSide:
         return self._replica._running_node.members.hello
 
     def connected(self, hello: Hello) -> None:
-        self._replica._heard(lambda node: node.connected(hello))
+        self._replica._heard(RaftNode.connected, hello)
 
     def disconnected(self, node_id: str) -> None:
-        self._replica._heard(lambda node: node.disconnected(node_id))
+        self._replica._heard(RaftNode.disconnected, node_id)
 
     def received(self, node_id: str, message: Message) -> None:
-        self._replica._heard(lambda node: node.received(node_id, message))
+        self._replica._heard(RaftNode.received, node_id, message)
 
 
 def _size_of(directory: Path) -> int:
