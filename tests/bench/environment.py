@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from seamfill_chaos.live.machine import describe_machine as describe
+from seamfill_chaos.provenance import describe_machine as describe
 
 __all__ = ["describe"]

@@ -1,10 +1,20 @@
-"""How much is simulated: ``--sim-seeds``, ``SEAMFILL_SIM_SEEDS``, ``…_SECONDS``, ``…_JOBS``."""
+"""How much is simulated: ``--sim-seeds``, ``SEAMFILL_SIM_SEEDS``, ``…_SECONDS``, ``…_JOBS``.
+
+The long run has seeds of its own for every commit: nobody has seen them before, and whoever tests
+that commit again gets the same ones.
+"""
 
 from __future__ import annotations
 
 import os
+import zlib
 
 import pytest
+
+from seamfill_chaos.provenance import current_commit
+
+_RANGES = 1_000_000
+"""Of so many ranges of seeds a commit gets one; seeds below them are for hand and regressions."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,7 +29,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def seeds(request: pytest.FixtureRequest) -> str:
     """The seeds of the long run, as the command takes them."""
     asked = str(request.config.getoption("--sim-seeds"))
-    return asked if ".." in asked else f"1..{asked}"
+    if ".." in asked:
+        return asked
+    commit = current_commit().removesuffix("-dirty")
+    first = (1 + zlib.crc32(commit.encode()) % _RANGES) * 1_000_000
+    return f"{first}..{first + int(asked) - 1}"
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from seamfill_chaos.kills.cycles import Account, Cycle, Target
-from seamfill_chaos.live.ledger import append_section, traffic_lines
+from seamfill_chaos.ledger import append_section
+from seamfill_chaos.live.ledger import traffic_lines
 
 __all__ = ["append_to_ledger", "cycle_line", "summary"]
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import click
 
+from seamfill_chaos.ledger import append_section
+from seamfill_chaos.provenance import current_commit
 from seamfill_chaos.sim.batch import Batch, RunSettings, run_seeds
 from seamfill_chaos.sim.canaries import CANARIES
-from seamfill_chaos.sim.report import current_commit, replay_command
+from seamfill_chaos.sim.report import replay_command
 from seamfill_chaos.sim.run import RunResult
 
 __all__ = ["sim"]
@@ -64,6 +66,11 @@ class SeedRange(click.ParamType[range]):
     help="Where a failed run leaves history, journals and timeline.",
 )
 @click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Append the account to this Markdown file.",
+)
+@click.option(
     "-o", "--output", default="text", show_default=True, type=click.Choice(["text", "json"])
 )
 def sim(
@@ -73,6 +80,7 @@ def sim(
     jobs: int,
     canary: str | None,
     keep: Path,
+    ledger: Path | None,
     output: str,
 ) -> None:
     """Run the whole coordinator cluster in virtual time, with faults, and check what it promises.
@@ -109,10 +117,16 @@ def sim(
             break
     took_s = time.monotonic() - began_s
     click.echo(_json(batch, chosen, result) if output == "json" else _text(batch, chosen, result))
-    click.echo(
-        f"{batch.speed:.0f} × real time per processor, {batch.virtual_s / took_s:.0f} × in all",
-        err=True,
-    )
+    speed = f"{batch.speed:.0f} × real time per processor, {batch.virtual_s / took_s:.0f} × in all"
+    click.echo(speed, err=True)
+    if ledger is not None:
+        told = f"{_text(batch, chosen, result)}\nspeed     {speed}"
+        append_section(
+            ledger,
+            title="Simulated runs",
+            command="seamfill-chaos sim",
+            text=f"{seconds:g} virtual seconds a seed.\n\n```text\n{told}\n```\n",
+        )
     sys.exit(_exit_code(batch, canary))
 
 

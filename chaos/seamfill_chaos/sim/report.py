@@ -5,19 +5,15 @@ Owns the directory's layout. Must not know what failed.
 
 from __future__ import annotations
 
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
-from typing import Final
 
 from seamfill_chaos.history import save
+from seamfill_chaos.provenance import current_commit
 from seamfill_chaos.sim.node import DATA_DIR
 from seamfill_chaos.sim.run import RunResult
 from seamfill_chaos.sim.world import World
 
-__all__ = ["current_commit", "replay_command", "save_failure"]
-
-_GIT_S: Final = 5.0
+__all__ = ["replay_command", "save_failure"]
 
 
 def save_failure(directory: Path, world: World, result: RunResult, *, canary: str | None) -> Path:
@@ -50,19 +46,3 @@ def replay_command(seed: int, seconds: float, canary: str | None) -> str:
     """Return the one command that shows the same run again."""
     bug = f" --canary {canary}" if canary else ""
     return f"seamfill-chaos sim --seed {seed} --seconds {seconds:g}{bug}"
-
-
-def current_commit() -> str:
-    """Return the commit this program was started from, or its version."""
-    here = Path(__file__).resolve().parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=_GIT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return f"version {version('seamfill')}"
-    return found.stdout.strip()

@@ -1,16 +1,36 @@
-"""What machine a number was measured on; printed beside every number.
+"""Where a result comes from: the code and the machine, in a line each, printed beside it.
 
-Owns one line of text.
+Owns those two lines. Must not know any result.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Final
 
-__all__ = ["describe_machine"]
+__all__ = ["current_commit", "describe_machine"]
+
+_GIT_S: Final = 5.0
+
+
+def current_commit() -> str:
+    """Return the commit this program was started from, or its version."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return f"version {version('seamfill')}"
+    return found.stdout.strip()
 
 
 def describe_machine(*packages: str) -> str:
