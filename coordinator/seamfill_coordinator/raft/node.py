@@ -111,8 +111,6 @@ class RaftNode:
         self._hooks = hooks
         self._now_ms = now_ms
         self._fed_index = 0
-        self._acknowledged: dict[str, int] = {}
-        """Next index of each member, as it last said in this reign."""
         self._is_stirred = True
         """Whether anything has happened since the last tick that a tick may act upon."""
         self._reign_term: int | None = None
@@ -284,7 +282,6 @@ class RaftNode:
         term = self.core.term if self.core.is_leader else None
         if term != self._reign_term:
             self._reign_term = term
-            self._acknowledged.clear()
             self._feeder.reign_changed()
             self._shipping.stop_all()
 
@@ -309,8 +306,8 @@ class RaftNode:
         core = self.core
         if not core.is_leader or message.term != core.term or sender not in self.members.connected:
             return
-        if not message.success or self._acknowledged.get(sender) != message.next_index:
-            self._acknowledged[sender] = message.next_index
+        # One more acknowledgement of what is committed already changes nothing.
+        if not message.success or message.next_index > core.commit_index + 1:
             self._is_stirred = True
         core.deliver_appended(sender, message)
         self._feeder.acknowledged(sender, message)
