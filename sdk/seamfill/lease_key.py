@@ -12,6 +12,7 @@ inverse of ``native_key``; a half-open second range is never empty.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 __all__ = [
@@ -69,6 +70,8 @@ class NativeKey:
     end_ms: int
 
 
+# A key is read when it is claimed, asked about, completed and failed, mostly soon after each other.
+@lru_cache(maxsize=1_024)
 def parse_lease_key(key: str) -> RangeKey | OpaqueKey:
     """Read a compatibility key; whatever has no readable range is opaque.
 

@@ -130,7 +130,7 @@ def _trim_before_durable() -> AbstractContextManager[None]:
 
     def step(
         compaction: Compaction,
-        machine: LeaseMachine,
+        machine: Callable[[], LeaseMachine],
         core: Core,
         configurations: ConfigurationLog,
     ) -> bool:

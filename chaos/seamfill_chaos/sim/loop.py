@@ -34,34 +34,24 @@ class Livelock(Exception):
     """Callbacks schedule each other for ever, without time passing."""
 
 
-class Handle:
-    """A callback that will run; also a timer's, so that both are cancelled alike."""
+class Handle(list[Any]):
+    """A callback that will run; also a timer's, so that both are cancelled alike.
 
-    __slots__ = ("args", "callback", "context", "is_cancelled", "when_s")
+    A list of when, context, callback and arguments: thousands are made in a virtual second, and a
+    list is made without a call of ours. Without a context it was cancelled.
+    """
 
-    def __init__(
-        self,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: Context,
-        when_s: float,
-    ) -> None:
-        self.callback: Callable[..., object] | None = callback
-        self.args = args
-        self.context = context
-        self.when_s = when_s
-        self.is_cancelled = False
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.is_cancelled = True
-        self.callback = None
-        self.args = ()
+        self[1:] = (None, None, ())
 
     def cancelled(self) -> bool:
-        return self.is_cancelled
+        return self[1] is None
 
     def when(self) -> float:
-        return self.when_s
+        when_s: float = self[0]
+        return when_s
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -120,37 +110,38 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 handle = soon.popleft()
             elif timers:
                 when_s, _, handle = heappop(timers)
-                if when_s > self.now and not handle.is_cancelled:
+                if when_s > self.now and handle[1] is not None:
                     self.now = when_s
                     self.callbacks += at_once
                     at_once = 0
             else:
                 raise Livelock("nothing will ever happen again")
-            if handle.is_cancelled:
+            _, context, callback, args = handle
+            if context is None:
                 continue
-            process = handle.context.get(CURRENT)
+            process = context.get(CURRENT)
             if process is None or process.runs:
                 at_once += 1
                 if at_once > MAX_CALLBACKS_AT_ONCE:
-                    raise Livelock(
-                        f"{at_once} callbacks at {self.now:.6f} s, last {handle.callback!r}"
-                    )
+                    raise Livelock(f"{at_once} callbacks at {self.now:.6f} s, last {callback!r}")
                 try:
-                    handle.context.run(handle.callback, *handle.args)  # type: ignore[arg-type]
+                    context.run(callback, *args)
                 except ProcessEnded:
                     pass
                 except BaseException as exc:
-                    self._escaped(handle, exc)
+                    self._escaped(context, callback, exc)
             elif not process.has_ended:
                 process.parked.append(handle)
         self.callbacks += at_once
 
-    def _escaped(self, handle: Handle, exc: BaseException) -> None:
+    def _escaped(
+        self, context: Context, callback: Callable[..., object], exc: BaseException
+    ) -> None:
         if isinstance(exc, KeyboardInterrupt | SystemExit):
             raise exc
-        process = process_of(handle.context)
+        process = process_of(context)
         name = process.name if process else "the world"
-        failure = CallbackFailed(f"{name}: {handle.callback!r} raised {exc!r}")
+        failure = CallbackFailed(f"{name}: {callback!r} raised {exc!r}")
         failure.__cause__ = exc
         self.fail(failure)
 
@@ -162,7 +153,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon(  # type: ignore[override]  # our handle is not a subclass of asyncio's
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Handle:
-        handle = Handle(callback, args, copy_context() if context is None else context, self.now)
+        handle = Handle((self.now, copy_context() if context is None else context, callback, args))
         self._soon.append(handle)
         return handle
 
@@ -173,7 +164,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> Handle:
-        handle = Handle(callback, args, copy_context() if context is None else context, when)
+        handle = Handle((when, copy_context() if context is None else context, callback, args))
         self._sequence = sequence = self._sequence + 1
         heappush(self._timers, (when, sequence, handle))
         return handle
@@ -185,11 +176,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> Handle:
-        handle = Handle(
-            callback, args, copy_context() if context is None else context, self.now + delay
-        )
+        when = self.now + delay
+        handle = Handle((when, copy_context() if context is None else context, callback, args))
         self._sequence = sequence = self._sequence + 1
-        heappush(self._timers, (handle.when_s, sequence, handle))
+        heappush(self._timers, (when, sequence, handle))
         return handle
 
     def call_outside(self, delay: float, callback: Callable[..., object], *args: Any) -> Handle:

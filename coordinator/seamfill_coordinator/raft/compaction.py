@@ -75,13 +75,18 @@ class Compaction:
         """Write a snapshot at the next turn, whatever the limits say."""
         self._asked = True
 
-    def step(self, machine: LeaseMachine, core: Core, configurations: ConfigurationLog) -> bool:
-        """Begin one when it is time, write a slice of it; return whether one became durable."""
+    def step(
+        self, machine: Callable[[], LeaseMachine], core: Core, configurations: ConfigurationLog
+    ) -> bool:
+        """Begin one when it is time, write a slice of it; return whether one became durable.
+
+        ``machine`` returns the machine as the last applied entry left it.
+        """
         if self._writer is None and self._is_due(core.applied_index):
             self._asked = False
             self._bytes_then = self._journal.bytes_written
             self._writer = self._store.begin(
-                machine,
+                machine(),
                 last_index=core.applied_index,
                 last_term=core.applied_term,
                 configuration=configurations.at(core.applied_index),

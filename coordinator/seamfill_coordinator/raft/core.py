@@ -221,8 +221,8 @@ class Core:
     @property
     def leader_id(self) -> str | None:
         """The last known leader of this term, heard or not."""
-        leader = self._core._SyncObj__raftLeader
-        return None if leader is None else str(leader.id)
+        leader: _Node | None = self._core._SyncObj__raftLeader
+        return None if leader is None else leader.id
 
     # Members
 
@@ -446,7 +446,7 @@ class Core:
 class _Node(Node):  # type: ignore[misc]  # pysyncobj carries no types
     """A member; there is one object per id, so that the core finds it without comparing names."""
 
-    id = ""
+    id: str = ""
     __eq__ = object.__eq__
     __ne__ = object.__ne__
     __hash__ = object.__hash__

@@ -176,12 +176,20 @@ class Link(asyncio.Protocol):
     # Frames
 
     def _deliver(self) -> None:
-        for _ in range(FRAMES_PER_TURN):
-            if not self._deliver_next():
-                break
-        else:
-            self._fall_behind()
-            return
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                payload = self._reader.next()
+                if payload is None:
+                    break
+                if payload or not self._was_greeted:
+                    self._take(decode_message(payload))
+            else:
+                self._fall_behind()
+                return
+        except FrameTooLong as exc:
+            self._break("frame_too_long", str(exc))
+        except BadMessage as exc:
+            self._break("bad_message", str(exc))
         if self._is_behind and not self.is_closed:
             self._is_behind = False
             self.transport.resume_reading()
@@ -191,20 +199,6 @@ class Link(asyncio.Protocol):
             self._is_behind = True
             self.transport.pause_reading()
         self._loop.call_soon(self._deliver)
-
-    def _deliver_next(self) -> bool:
-        """Deliver one frame; return whether there was one."""
-        try:
-            payload = self._reader.next()
-            if payload is None:
-                return False
-            if payload or not self._was_greeted:
-                self._take(decode_message(payload))
-        except FrameTooLong as exc:
-            self._break("frame_too_long", str(exc))
-        except BadMessage as exc:
-            self._break("bad_message", str(exc))
-        return True
 
     def _take(self, message: Message) -> None:
         if self._was_greeted:

@@ -207,7 +207,7 @@ class RaftNode:
         core.tick()
         self._mind_reign()
         self.campaign.mind()
-        if self.compaction.step(self._hooks.machine(), core, members.log):
+        if self.compaction.step(self._hooks.machine, core, members.log):
             self.compaction.trim(core, members.log, shipped_index=self._shipping.oldest_index)
         self._feed_what_is_new()
         self._outbox.flush()

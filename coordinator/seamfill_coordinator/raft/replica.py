@@ -68,6 +68,7 @@ FATAL_EXIT_CODE: Final = 70
 """The process ended itself because going on could make replicas differ."""
 
 _log = logging.getLogger("seamfill.coordinator.raft")
+_NODE_RAISED: Final = "the Raft node raised"
 P = ParamSpec("P")
 
 
@@ -351,10 +352,18 @@ class PysyncobjReplica:
     def _woken(self) -> None:
         self._turn_scheduled = False
         node = self._node
-        if node is None or not self._guarded(self._turn, node):
+        if node is None or self._failed:
             return
+        began_ms = self._clock.monotonic_ms()
+        try:
+            now_ms = self._turn(node)
+        except Exception as exc:
+            self._fail(_NODE_RAISED, exc)
+            return
+        if now_ms - began_ms > self._settings.timing.slow_turn_ms:
+            log_event(_log, "replica.slow_turn", level=logging.WARNING, ms=now_ms - began_ms)
         loop = asyncio.get_running_loop()
-        due = loop.time() + max(node.next_turn_ms - self._clock.monotonic_ms(), 0) / 1000
+        due = loop.time() + max(node.next_turn_ms - now_ms, 0) / 1000
         # One that fires too early does no harm, and deadlines mostly move away.
         if self._timer is None or due < self._timer.when():
             if self._timer is not None:
@@ -365,29 +374,17 @@ class PysyncobjReplica:
         self._timer = None
         self._woken()
 
-    def _guarded(self, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Run one step of the outermost loop; what escapes it ends the process."""
-        if self._failed:
-            return False
-        try:
-            step(*args, **kwargs)
-        except Exception as exc:
-            self._fail("the Raft node raised", exc)
-        return not self._failed
-
-    def _turn(self, node: RaftNode) -> None:
-        began_ms = self._clock.monotonic_ms()
+    def _turn(self, node: RaftNode) -> int:
+        """Let the node have its turn, and see what came of it; return the time of its end."""
         node.turn()
-        self._applier.digests.reached(node.core.applied_index)
         self._observe(node)
         if self._wishes:
             self._mind_wishes(node)
         now_ms = self._clock.monotonic_ms()
-        timing = self._settings.timing
-        if now_ms - began_ms > timing.slow_turn_ms:
-            log_event(_log, "replica.slow_turn", level=logging.WARNING, ms=now_ms - began_ms)
-        if node.core.is_leader and now_ms - self._last_launch_ms >= timing.idle_tick_ms:
+        idle_ms = now_ms - self._last_launch_ms
+        if node.core.is_leader and idle_ms >= self._settings.timing.idle_tick_ms:
             self._aggregator.tick()
+        return now_ms
 
     def _mind_wishes(self, node: RaftNode) -> None:
         """Tell who wished for a snapshot that it is there, or have one written."""
@@ -431,8 +428,15 @@ class PysyncobjReplica:
     ) -> None:
         """Take what a link brought; the next turn, after all that has come, answers it."""
         node = self._node
-        if node is not None and self._guarded(step, node, *args, **kwargs) and node.needs_turn:
-            self._wake()
+        if node is None or self._failed:
+            return
+        try:
+            step(node, *args, **kwargs)
+        except Exception as exc:
+            self._fail(_NODE_RAISED, exc)
+        else:
+            if node.needs_turn:
+                self._wake()
 
     # Reigns
 
@@ -528,9 +532,10 @@ class PysyncobjReplica:
         return node.leader_id is not None and self._caught_up_term == node.core.term
 
     def _usable_leader_id(self) -> str | None:
-        if self._node is None or (self._node.core.is_leader and not self._is_ready):
+        node = self._node
+        if node is None or (node.core.is_leader and not self._is_ready):
             return None
-        return self._node.leader_id
+        return node.leader_id
 
 
 class _NodeSide:
