@@ -188,9 +188,11 @@ class SimulatedFile:
         return self._inode.path
 
     def write(self, offset: int, data: bytes) -> None:
-        self._disk._step("write", self._inode.path)
-        self._disk._check_room(max(0, offset + len(data) - len(self._inode.now)))
-        _change(self._inode, _Write(offset, bytes(data)))
+        disk, inode = self._disk, self._inode
+        disk._step("write", inode.path)
+        if disk.capacity is not None:
+            disk._check_room(max(0, offset + len(data) - len(inode.now)))
+        _change(inode, _Write(offset, bytes(data)))
 
     def cut(self, offset: int, *, reserve: int) -> None:
         self._disk._step("cut", self._inode.path)

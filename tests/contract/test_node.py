@@ -198,6 +198,46 @@ def test_a_cluster_of_one_is_durable_before_it_answers() -> None:
     assert synced == [True]
 
 
+# Turns
+
+
+def test_the_heartbeat_of_a_leader_that_is_followed_is_answered_without_a_turn(
+    three: Cluster,
+) -> None:
+    leader = three.elect("n1")
+    three.wait(2 * TIMING.heartbeat_ms)
+    three.now_ms += TIMING.heartbeat_ms + 1
+    leader.turn()
+    (heartbeat,) = three.deliver(Append, to="n2")
+    (answer,) = (p.message for p in three.packets if p.sender == "n2")
+    assert isinstance(answer, Appended)
+    assert answer.success
+    assert not three["n2"].needs_turn
+    # The first word after a silence tells those who wait for a leader that there is one.
+    three.now_ms += 2 * TIMING.election_max_ms
+    seen = [three["n2"].leader_id]
+    assert isinstance(heartbeat, Append)
+    three["n2"].received("n1", heartbeat)
+    assert [*seen, three["n2"].leader_id] == [None, "n1"]
+    assert three["n2"].needs_turn
+
+
+def test_of_two_acknowledgements_the_one_that_commits_is_worth_a_turn(three: Cluster) -> None:
+    leader = three.elect("n1")
+    landed = propose(leader, b"one")
+    leader.turn()
+    three.deliver(Append)
+    three.turn("n2")
+    three.deliver(Appended, to="n1")
+    needed = [leader.needs_turn]
+    leader.turn()
+    assert landed == [Applied(replies=())]
+    three.turn("n3")
+    assert three.deliver(Appended, to="n1")
+    assert [*needed, leader.needs_turn] == [True, False]
+    assert leader.core.match_index("n3") == leader.core.last_index
+
+
 def test_an_acknowledgement_of_an_earlier_reign_proves_nothing(three: Cluster) -> None:
     leader = three.elect("n1")
     propose(leader, b"alone")

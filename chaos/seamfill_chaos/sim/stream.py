@@ -231,13 +231,15 @@ class Stream(asyncio.Transport):
             self.arrive_at(road[0][0])
         if pieces:
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._was_taken(len(data))
+            self._unsent -= len(data)
+            if self._is_full or self._is_closing:
+                self._was_taken()
             self.peer._read(data)
         if end is not None:
             self.peer._hear_the_end(ConnectionResetError() if end is _RST else None)
 
-    def _was_taken(self, size: int) -> None:
-        self._unsent -= size
+    def _was_taken(self) -> None:
+        """There is room again in the kernels: tell who waits for it."""
         if self._is_full and self._unsent <= SOCKET_BYTES + self._low:
             self._is_full = False
             if self._protocol is not None and not self.is_dead:

@@ -344,7 +344,7 @@ class RaftNode:
             or not was_following
         ):
             self._is_stirred = True
-        elif not self._is_stirred and not self._journal.needs_sync:
+        elif not self._is_stirred:
             # A heartbeat of the leader that is followed anyway: it asks for an answer, and for
             # nothing else. A turn costs more than all of that.
             self._outbox.flush()
