@@ -42,7 +42,7 @@ class Operator:
         leader = self._world.leader()
         if self._lost is not None or leader is None or leader.replica is None:
             return False
-        configuration = leader.replica.configuration
+        configuration = leader.replica.committed_configuration
         if configuration is None or len(configuration.voters) != len(self._world.nodes):
             return False
         if not configuration.is_voter(node.name, node.incarnation):
@@ -87,7 +87,7 @@ class Operator:
             leader = self._world.leader()
             if leader is None or leader.replica is None:
                 continue
-            configuration = leader.replica.configuration
+            configuration = leader.replica.committed_configuration
             if configuration is None:
                 continue
             me = Member(node.name, node.incarnation)

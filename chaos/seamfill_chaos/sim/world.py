@@ -123,7 +123,7 @@ class World:
         if leader is None or leader.replica is None or not leader.replica.status().ready:
             return False
         committed = leader.replica.status().commit_index
-        configuration = leader.replica.configuration
+        configuration = leader.replica.committed_configuration
         assert configuration is not None
         for node in self.nodes.values():
             if node.replica is None or not configuration.is_voter(node.name, node.incarnation):

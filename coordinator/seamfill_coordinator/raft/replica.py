@@ -312,6 +312,13 @@ class PysyncobjReplica:
         """The members in force here; None while the cluster is not founded."""
         return self._running_node.members.configuration
 
+    @property
+    def committed_configuration(self) -> Configuration | None:
+        """The members of the newest committed configuration. One that is in force and not
+        committed yet goes with its leader's log, if that is lost: only this one is for good."""
+        node = self._running_node
+        return node.members.log.at(node.core.commit_index)
+
     def status(self) -> ReplicaStatus:
         node = self._running_node
         core = node.core
