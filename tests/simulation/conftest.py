@@ -1,20 +1,21 @@
 """How much is simulated: ``--sim-seeds``, ``SEAMFILL_SIM_SEEDS``, ``…_SECONDS``, ``…_JOBS``.
 
-The long run has seeds of its own for every commit: nobody has seen them before, and whoever tests
-that commit again gets the same ones.
+The long run has seeds of its own for every state of the code: nobody has seen them before, and
+whoever tests that code again gets the same ones.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import zlib
+from pathlib import Path
 
 import pytest
 
-from seamfill_chaos.provenance import current_commit
-
 _RANGES = 1_000_000
-"""Of so many ranges of seeds a commit gets one; seeds below them are for hand and regressions."""
+"""The code gets one of so many ranges of seeds; those below are for hand and regressions."""
+_CODE = ("HEAD:coordinator", "HEAD:chaos", "HEAD:sdk")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,8 +32,7 @@ def seeds(request: pytest.FixtureRequest) -> str:
     asked = str(request.config.getoption("--sim-seeds"))
     if ".." in asked:
         return asked
-    commit = current_commit().removesuffix("-dirty")
-    first = (1 + zlib.crc32(commit.encode()) % _RANGES) * 1_000_000
+    first = (1 + zlib.crc32(_committed_code()) % _RANGES) * 1_000_000
     return f"{first}..{first + int(asked) - 1}"
 
 
@@ -46,3 +46,15 @@ def seconds() -> str:
 def jobs() -> int:
     """How many runs at a time; the processors of this machine unless said otherwise."""
     return int(os.environ.get("SEAMFILL_SIM_JOBS", os.cpu_count() or 1))
+
+
+def _committed_code() -> bytes:
+    """Return what git calls the folders that are simulated; nothing where there is no git."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", here, "rev-parse", *_CODE], capture_output=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return b""
+    return found.stdout
