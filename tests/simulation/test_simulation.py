@@ -13,6 +13,8 @@ REGRESSIONS = {
     "a_heartbeat_that_is_due_in_this_very_millisecond": (24, 20),
     "a_learner_made_a_voter_by_an_entry_that_it_had_not_got": (2192, 60),
     "an_operator_who_believed_a_change_of_members_that_was_not_committed": (11060, 60),
+    "an_operator_who_believed_a_deposed_leader": (21092, 45),
+    "a_slow_member_that_was_sent_the_same_entries_for_every_heartbeat": (11703, 60),
 }
 """What once went wrong → seed, seconds. Each failed before it was mended."""
 

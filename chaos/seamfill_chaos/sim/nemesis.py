@@ -71,8 +71,7 @@ class Nemesis:
             for other in names:
                 if one != other:
                     self._world.fabric.heal(one, other)
-                    way = self._world.fabric.way(one, other)
-                    way.bytes_per_s, way.lag_s = None, 0.0
+                    self._world.fabric.way(one, other).speed_up()
         for node in self._nodes:
             node.slow_syncs = 0.0
             node.disarm()
@@ -252,14 +251,14 @@ class Nemesis:
     async def _slow_link(self) -> None:
         one, other = self._pair()
         way = self._world.fabric.way(one.name, other.name)
-        way.bytes_per_s = self._rng.choice((2_000.0, 20_000.0, 200_000.0))
-        way.lag_s = self._rng.choice((0.0, 0.02, 0.2))
+        bytes_per_s = self._rng.choice((2_000.0, 20_000.0, 200_000.0))
+        lag_s = self._rng.choice((0.0, 0.02, 0.2))
         self._note(
-            Fault.SLOW_LINK, node=one.name, other=other.name, bytes_per_s=way.bytes_per_s,
-            lag_s=way.lag_s,
-        )  # fmt: skip
+            Fault.SLOW_LINK, node=one.name, other=other.name, bytes_per_s=bytes_per_s, lag_s=lag_s
+        )
+        way.slow_down(bytes_per_s, lag_s)
         await self._for_a_while(0.5, 20.0)
-        way.bytes_per_s, way.lag_s = None, 0.0
+        way.speed_up()
 
     async def _refuse(self) -> None:
         node = self._victim()

@@ -39,10 +39,10 @@ class Operator:
 
     def may_lose(self, node: Node) -> bool:
         """Say whether this node may lose its data now; if so, no other may until it is back."""
-        leader = self._world.leader()
-        if self._lost is not None or leader is None or leader.replica is None:
+        leader = self._leader()
+        if self._lost is not None or leader is None:
             return False
-        configuration = leader.replica.committed_configuration
+        configuration = leader.committed_configuration
         if configuration is None or len(configuration.voters) != len(self._world.nodes):
             return False
         if not configuration.is_voter(node.name, node.incarnation):
@@ -84,20 +84,30 @@ class Operator:
             await asyncio.sleep(_LOOK_EVERY_S)
             if self._is_out or node.replica is None:
                 continue
-            leader = self._world.leader()
-            if leader is None or leader.replica is None:
+            leader = self._leader()
+            if leader is None:
                 continue
-            configuration = leader.replica.committed_configuration
+            configuration = leader.committed_configuration
             if configuration is None:
                 continue
             me = Member(node.name, node.incarnation)
             if me in configuration.voters:
                 break
             as_learner = me not in configuration.learners
-            if as_learner or self._has_caught_up(leader.replica, node):
+            if as_learner or self._has_caught_up(leader, node):
                 self._change(node, me, as_learner=as_learner)
         self._world.note("operator.brought_back", node=node.name)
         self._lost = None
+
+    def _leader(self) -> PysyncobjReplica | None:
+        """Return the replica that knows what is committed: it leads, has committed in its term,
+        and nobody has led in a newer one. Who was deposed and does not know it tells old news."""
+        leader = self._world.leader()
+        if leader is None or leader.replica is None:
+            return None
+        status = leader.replica.status()
+        is_newest = status.term == max(self._world.observer.agreement.leaders, default=0)
+        return leader.replica if status.ready and is_newest else None
 
     def _has_caught_up(self, leader: PysyncobjReplica, node: Node) -> bool:
         if node.replica is None:

@@ -45,6 +45,8 @@ class Way:
         """Deliveries that a cut held up."""
         self._free_s = 0.0
         self._held_up: list[Stream] = []
+        self._streams: dict[Stream, None] = {}
+        """All that have something on this way, in the order in which they began."""
 
     def draw_delay(self) -> float:
         """Return how long the next few bytes take."""
@@ -60,6 +62,20 @@ class Way:
             return self.loop.now + self.draw_delay()
         self._free_s = max(self._free_s, self.loop.now) + size / self.bytes_per_s
         return self._free_s + self.draw_delay()
+
+    def slow_down(self, bytes_per_s: float, lag_s: float) -> None:
+        """Carry no more than that, and everything so much later."""
+        self.bytes_per_s, self.lag_s = bytes_per_s, lag_s
+
+    def speed_up(self) -> None:
+        """Carry everything at once again, also what had queued up."""
+        self.bytes_per_s, self.lag_s, self._free_s = None, 0.0, 0.0
+        for stream in self._streams:
+            stream.hurry()
+
+    def joined(self, stream: Stream) -> None:
+        """Remember a connection while it lasts."""
+        self._streams = {s: None for s in self._streams if not s.is_over} | {stream: None}
 
     def cut(self) -> None:
         self.is_cut = True
@@ -107,6 +123,12 @@ class Stream(asyncio.Transport):
         self._high, self._low = _HIGH_BYTES, _HIGH_BYTES // 4
         self._is_full = False
         process.at_end(self._process_ended)
+        way.joined(self)
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing of it is on its way any more, and nothing ever will be."""
+        return self.is_dead and not self._road
 
     def join(self, peer: Stream) -> None:
         """Become the other end of ``peer``."""
@@ -203,6 +225,16 @@ class Stream(asyncio.Transport):
         self._road.append((arrival, data))
         if not self._is_travelling:
             self.arrive_at(arrival)
+
+    def hurry(self) -> None:
+        """Let what is on its way arrive as soon as it can now."""
+        if not self._road:
+            self._last_arrival_s = self._loop.now
+            return
+        soon_s = self._loop.now + self._way.draw_delay()
+        self._road = deque((min(arrival_s, soon_s), data) for arrival_s, data in self._road)
+        self._last_arrival_s = self._road[-1][0]
+        self.arrive_at(self._road[0][0])
 
     def arrive_at(self, time_s: float) -> None:
         """Let the peer read, at that time, what has arrived by then."""

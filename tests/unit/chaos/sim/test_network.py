@@ -270,7 +270,7 @@ def test_a_paused_reader_fills_the_writers_buffer(net: Net) -> None:
 
 def test_a_slow_way_takes_its_time(net: Net) -> None:
     near, far = net.connected()
-    net.fabric.way("n1", "n2").bytes_per_s = 100_000
+    net.fabric.way("n1", "n2").slow_down(100_000, lag_s=0.0)
     for _ in range(40):
         net.write(near, bytes(10_000))
     net.run(1)
@@ -278,6 +278,20 @@ def test_a_slow_way_takes_its_time(net: Net) -> None:
     assert near.transport.get_write_buffer_size() > 0
     net.run(4)
     assert len(far.got) == 400_002
+
+
+def test_what_queued_up_on_a_slow_way_arrives_when_it_is_fast_again(net: Net) -> None:
+    near, far = net.connected()
+    way = net.fabric.way("n1", "n2")
+    way.slow_down(1_000, lag_s=0.2)
+    for number in range(40):
+        net.write(near, b"%04d" % number * 250)
+    net.run(2)
+    assert len(far.got) < 4_000
+    way.speed_up()
+    net.write(near, b"last")
+    net.run(0.1)
+    assert far.got == b"hi" + b"".join(b"%04d" % n * 250 for n in range(40)) + b"last"
 
 
 def test_a_reader_that_wants_nothing_gets_nothing(net: Net) -> None:
