@@ -329,40 +329,6 @@ def test_a_reconnected_member_gets_what_was_lost_on_the_way(three: Cluster) -> N
     assert three["n3"].core.applied_index == leader.core.commit_index
 
 
-def test_entries_that_are_on_their_way_are_not_sent_once_more(three: Cluster) -> None:
-    """A slow member refuses every heartbeat that was sent before them."""
-    leader = three.elect("n1")
-    for number in range(3):
-        propose(leader, b"%d" % number)
-    leader.turn()
-    three.packets = [p for p in three.packets if p.receiver != "n3"]  # still in n1's sockets
-    three.deliver(Append)
-    three.turn("n2")
-    three.disconnect("n1")
-    three.now_ms += 2 * TIMING.election_max_ms
-    three["n3"].campaign._elections.voted(three.now_ms)
-    for kind in (PreVoteRequest, PreVoteReply, VoteRequest, Vote):
-        three.turn("n2", "n3")
-        three.deliver(kind)
-    new = three["n2"]
-    assert new.core.is_leader
-    for _ in range(4):
-        three.now_ms += TIMING.heartbeat_ms + 1
-        new.turn()
-    three.deliver(Append, to="n3")
-    three.turn("n3")
-    refusals = [p for p in three.packets if p.sender == "n3" and isinstance(p.message, Appended)]
-    assert len(refusals) > 3
-    for packet in refusals:
-        three.packets.remove(packet)
-        new.received("n3", packet.message)
-        new.turn()
-    sent = [p.message for p in three.packets if isinstance(p.message, Append)]
-    assert sum(bool(append.entries) for append in sent) == 1
-    three.settle()
-    assert three["n3"].core.last_index == new.core.last_index
-
-
 def test_a_member_that_never_answered_and_is_gone_needs_no_snapshot(three: Cluster) -> None:
     """Nothing is known of it; taken for one that has nothing, it was to get a snapshot that there
     was not."""

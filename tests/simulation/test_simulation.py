@@ -14,7 +14,8 @@ REGRESSIONS = {
     "a_learner_made_a_voter_by_an_entry_that_it_had_not_got": (2192, 60),
     "an_operator_who_believed_a_change_of_members_that_was_not_committed": (11060, 60),
     "an_operator_who_believed_a_deposed_leader": (21092, 45),
-    "a_slow_member_that_was_sent_the_same_entries_for_every_heartbeat": (11703, 60),
+    "a_link_that_stayed_slow_after_it_was_mended": (11703, 60),
+    "a_member_taken_out_and_back_while_entries_were_on_their_way": (902438000342, 60),
 }
 """What once went wrong → seed, seconds. Each failed before it was mended."""
 

@@ -5,8 +5,7 @@ elections or the disk; a member whose next entry lies in the snapshot is handed 
 
 Invariants: no append is larger than ``APPEND_BYTES`` unless a single entry is; not more than
 ``IN_FLIGHT_BYTES`` are on their way to a member that has not acknowledged them; while a member's
-log is not known to match, only one append is; what is on its way is not sent again because somebody
-asks for it again.
+log is not known to match, only one append is.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ _ENTRIES_PER_APPEND: Final = 4_096
 class _Progress:
     """What is under way to one member."""
 
-    sent: deque[tuple[int, int, int]] = field(default_factory=deque)
-    """(first index, last index, bytes) of each append that was not acknowledged yet."""
+    sent: deque[tuple[int, int]] = field(default_factory=deque)
+    """(last index, bytes) of each append that was not acknowledged yet."""
     in_flight_bytes: int = 0
     is_matching: bool = False
     """Whether the member has said in this reign that its log matches ours so far."""
@@ -68,21 +67,6 @@ class Feeder:
         spoken_to = [self._feed(node_id, heartbeat=heartbeat) for node_id in members]
         return all(spoken_to)
 
-    def is_bringing(self, node_id: str, message: Appended) -> bool:
-        """Whether what this refusal asks for is on its way already.
-
-        Then it answers something older: heartbeats that were sent before the entries, of which
-        each is refused. The entries themselves are never refused with a wish for them, because
-        whoever asks from an index on has committed all before it.
-        """
-        progress = self._progress.get(node_id)
-        return (
-            progress is not None
-            and not message.success
-            and bool(progress.sent)
-            and progress.sent[0][0] == message.next_index
-        )
-
     def acknowledged(self, node_id: str, message: Appended) -> None:
         """Note an answer that the core has already taken."""
         progress = self._of(node_id)
@@ -91,8 +75,8 @@ class Feeder:
             progress.is_matching = False
             return
         progress.is_matching = True
-        while progress.sent and progress.sent[0][1] < message.next_index:
-            progress.in_flight_bytes -= progress.sent.popleft()[2]
+        while progress.sent and progress.sent[0][0] < message.next_index:
+            progress.in_flight_bytes -= progress.sent.popleft()[1]
 
     def lost(self, node_id: str) -> None:
         """Note that the connection is gone, and what was on its way with it."""
@@ -158,7 +142,7 @@ class Feeder:
             self._last = last
         if entries:
             size = sum(len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries)
-            progress.sent.append((entries[0][1], entries[-1][1], size))
+            progress.sent.append((entries[-1][1], size))
             progress.in_flight_bytes += size
         self._send(node_id, last)
 

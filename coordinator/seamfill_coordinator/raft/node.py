@@ -23,8 +23,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
-import msgspec
-
 from seamfill.logs import log_event
 from seamfill_coordinator.machine.machine import LeaseMachine
 from seamfill_coordinator.machine.outcomes import Applied
@@ -307,9 +305,6 @@ class RaftNode:
         # An acknowledgement that was meant for an earlier reign proves nothing in this one.
         core = self.core
         if not core.is_leader or message.term != core.term or sender not in self.members.connected:
-            return
-        if self._feeder.is_bringing(sender, message):
-            core.deliver_appended(sender, msgspec.structs.replace(message, reset=False))
             return
         # One more acknowledgement of what is committed already changes nothing.
         if not message.success or message.next_index > core.commit_index + 1:
