@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.environment import describe
+from seamfill_chaos.sim.cli import _fix_hash_seed
 from seamfill_chaos.sim.plan import Plan, draw_plan
 from seamfill_chaos.sim.run import RunResult, run_plan
 
@@ -75,12 +76,6 @@ def _idle(plan: Plan) -> Plan:
 
 def _best(values: Sequence[float]) -> str:
     return f"{max(values):.0f} (from {min(values):.0f})"
-
-
-def _fix_hash_seed() -> None:
-    """Start anew with a fixed order of sets: else the same seed is another run each time."""
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
 
 
 if __name__ == "__main__":
