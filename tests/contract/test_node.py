@@ -21,6 +21,7 @@ from seamfill_coordinator.raft.messages import (
     HigherTerm,
     PreVoteReply,
     PreVoteRequest,
+    SnapshotPart,
     Vote,
     VoteRequest,
 )
@@ -329,6 +330,77 @@ def test_a_reconnected_member_gets_what_was_lost_on_the_way(three: Cluster) -> N
     assert three["n3"].core.applied_index == leader.core.commit_index
 
 
+def test_entries_that_are_on_their_way_are_not_sent_once_more(three: Cluster) -> None:
+    """A slow member refuses every heartbeat that was sent before them."""
+    leader = three.elect("n1")
+    for number in range(3):
+        propose(leader, b"%d" % number)
+    leader.turn()
+    three.packets = [p for p in three.packets if p.receiver != "n3"]  # still in n1's sockets
+    three.deliver(Append)
+    three.turn("n2")
+    three.disconnect("n1")
+    three.now_ms += 2 * TIMING.election_max_ms
+    three["n3"].campaign._elections.voted(three.now_ms)
+    for kind in (PreVoteRequest, PreVoteReply, VoteRequest, Vote):
+        three.turn("n2", "n3")
+        three.deliver(kind)
+    new = three["n2"]
+    assert new.core.is_leader
+    for _ in range(4):
+        three.now_ms += TIMING.heartbeat_ms + 1
+        new.turn()
+    three.deliver(Append, to="n3")
+    three.turn("n3")
+    refusals = [p for p in three.packets if p.sender == "n3" and isinstance(p.message, Appended)]
+    assert len(refusals) > 3
+    for packet in refusals:
+        three.packets.remove(packet)
+        new.received("n3", packet.message)
+        new.turn()
+    sent = [p.message for p in three.packets if isinstance(p.message, Append)]
+    assert sum(bool(append.entries) for append in sent) == 1
+    three.settle()
+    assert three["n3"].core.last_index == new.core.last_index
+
+
+def test_a_member_taken_out_and_back_is_sent_anew_what_was_on_its_way(three: Cluster) -> None:
+    """On the same connection; what it answered meanwhile was nobody's answer."""
+    leader = three.elect("n1")
+    *others, n3 = leader.members.voters
+    propose(leader, b"on its way to n3")
+    leader.turn()
+    on_their_way = [p for p in three.packets if p.receiver == "n3"]
+    three.packets = [p for p in three.packets if p.receiver != "n3"]
+    leader.members.change(Configuration(voters=tuple(others)))
+    three.settle()
+    three.packets = on_their_way
+    three.deliver()
+    three.settle()
+    before = three["n3"].core.last_index
+    leader.members.change(Configuration(voters=(*others, n3)))
+    three.settle()
+    three.wait(TIMING.heartbeat_ms + 10)
+    assert three["n3"].core.last_index == leader.core.last_index == before + 2
+
+
+def test_entries_that_were_refused_themselves_are_sent_once_more(three: Cluster) -> None:
+    """As many refusals as were on their way may be older than them; not one more."""
+    leader = three.elect("n1")
+    propose(leader, b"refused")
+    leader.turn()
+    (append,) = (p.message for p in three.packets if p.receiver == "n3")
+    three.packets.clear()
+    assert isinstance(append, Append)
+    refusal = Appended(
+        term=append.term, next_index=append.previous_index + 1, success=False, reset=True
+    )
+    leader.received("n3", refusal)
+    leader.turn()
+    sent = [p.message for p in three.packets if p.receiver == "n3"]
+    assert [m.entries for m in sent if isinstance(m, Append)] == [append.entries]
+
+
 def test_a_member_that_never_answered_and_is_gone_needs_no_snapshot(three: Cluster) -> None:
     """Nothing is known of it; taken for one that has nothing, it was to get a snapshot that there
     was not."""
@@ -364,6 +436,30 @@ def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
     cluster.restart("n3")
     assert cluster["n3"].members.configuration == leader.members.configuration
     assert cluster["n3"].core.first_index >= leader.core.first_index
+
+
+def test_a_member_taken_out_keeps_no_snapshot_on_its_way() -> None:
+    """The log behind it would be kept for ever."""
+    cluster = Cluster(
+        "n1", "n2", "n3", compaction=CompactionLimits(every_entries=20, keep_entries=2)
+    )
+    leader = cluster.elect("n1")
+    cluster.disconnect("n3")
+    for number in range(60):
+        propose(leader, b"entry %d" % number)
+        cluster.settle()
+    cluster.connect()
+    cluster.now_ms += TIMING.heartbeat_ms + 1
+    while not any(isinstance(p.message, SnapshotPart) for p in cluster.packets):
+        cluster.deliver()
+        cluster.turn()
+    shipped_index = leader.core.first_index
+    leader.members.change(without(leader.members.configuration, "n3"))
+    cluster.packets = [p for p in cluster.packets if p.receiver != "n3"]
+    for number in range(60):
+        propose(leader, b"later entry %d" % number)
+        cluster.settle()
+    assert leader.core.first_index > shipped_index + 20
 
 
 # Members

@@ -365,6 +365,10 @@ class Core:
             # The core would go back to what was acknowledged and send again what is under way.
             self.set_next_index(sender, max(sent_up_to, message.next_index))
 
+    def heard(self, sender: str) -> None:
+        """Note that a member is there, for a leader that asks whether a majority is."""
+        self._core._SyncObj__lastResponseTime[self._nodes[sender]] = self._now_ms() / 1000
+
     def observe_term(self, sender: str, term: int) -> None:
         """Step down into a higher term that somebody knows.
 

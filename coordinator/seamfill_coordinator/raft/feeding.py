@@ -5,7 +5,8 @@ elections or the disk; a member whose next entry lies in the snapshot is handed 
 
 Invariants: no append is larger than ``APPEND_BYTES`` unless a single entry is; not more than
 ``IN_FLIGHT_BYTES`` are on their way to a member that has not acknowledged them; while a member's
-log is not known to match, only one append is.
+log is not known to match, only one append is; entries on their way are not sent once more because a
+member refuses what left before them.
 """
 
 from __future__ import annotations
@@ -31,15 +32,28 @@ _ENTRIES_PER_APPEND: Final = 4_096
 class _Progress:
     """What is under way to one member."""
 
-    sent: deque[tuple[int, int]] = field(default_factory=deque)
-    """(last index, bytes) of each append that was not acknowledged yet."""
+    sent: deque[tuple[int, int, int]] = field(default_factory=deque)
+    """(first index, last index, bytes) of each append with entries not acknowledged yet."""
     in_flight_bytes: int = 0
+    unanswered: int = 0
+    """Appends, heartbeats among them, without an answer yet: each has one, in order."""
+    older: int = 0
+    """How many of those left before the first one of ``sent``."""
     is_matching: bool = False
     """Whether the member has said in this reign that its log matches ours so far."""
 
-    def forget(self) -> None:
-        self.sent.clear()
-        self.in_flight_bytes = 0
+    def is_bringing(self, index: int) -> bool:
+        """Whether a refusal that asks for entries from ``index`` on is older than those."""
+        return bool(self.sent) and self.older > 0 and self.sent[0][0] == index
+
+    def count_answer(self) -> None:
+        self.unanswered = max(0, self.unanswered - 1)
+        self.older = max(0, self.older - 1)
+
+    def forget(self, end: int | None = None) -> None:
+        """Forget the appends that end before ``end``; None means all."""
+        while self.sent and (end is None or self.sent[0][1] < end):
+            self.in_flight_bytes -= self.sent.popleft()[2]
 
 
 class Feeder:
@@ -67,19 +81,22 @@ class Feeder:
         spoken_to = [self._feed(node_id, heartbeat=heartbeat) for node_id in members]
         return all(spoken_to)
 
-    def acknowledged(self, node_id: str, message: Appended) -> None:
-        """Note an answer that the core has already taken."""
+    def answered(self, node_id: str, message: Appended) -> None:
+        """Tell the core of an answer, and note what it says of what is on its way."""
         progress = self._of(node_id)
-        if message.reset or not message.success:
-            progress.forget()
-            progress.is_matching = False
-            return
-        progress.is_matching = True
-        while progress.sent and progress.sent[0][0] < message.next_index:
-            progress.in_flight_bytes -= progress.sent.popleft()[1]
+        is_refusal = message.reset or not message.success
+        if is_refusal and progress.is_bringing(message.next_index):
+            # A new leader's heartbeats are refused one by one. A slow link would be sent the same
+            # entries once for each.
+            self._core.heard(node_id)
+        else:
+            self._core.deliver_appended(node_id, message)
+            progress.is_matching = not is_refusal
+            progress.forget(None if is_refusal else message.next_index)
+        progress.count_answer()
 
     def lost(self, node_id: str) -> None:
-        """Note that the connection is gone, and what was on its way with it."""
+        """Note that the connection or the membership is gone, and with it what was on its way."""
         self._progress.pop(node_id, None)
         # Of a member that never answered this leader nothing is known. Guessing the beginning of
         # the log would mean that it needs a snapshot; if it does, it will say so itself.
@@ -142,8 +159,11 @@ class Feeder:
             self._last = last
         if entries:
             size = sum(len(entry[0]) + _ENTRY_OVERHEAD_BYTES for entry in entries)
-            progress.sent.append((entries[-1][1], size))
+            if not progress.sent:
+                progress.older = progress.unanswered
+            progress.sent.append((entries[0][1], entries[-1][1], size))
             progress.in_flight_bytes += size
+        progress.unanswered += 1
         self._send(node_id, last)
 
 

@@ -66,16 +66,16 @@ class Members:
         journal: DurableJournal,
         base: Configuration | None,
         say: Callable[[str, Message], None],
-        on_reborn: Callable[[str], None],
+        on_left: Callable[[str], None],
     ) -> None:
-        """``base``: in force before the log's first entry. ``on_reborn`` is told a node id that
-        means another incarnation from now on."""
+        """``base``: in force before the log's first entry. ``on_left`` is told the node id of a
+        member that is none any more, also when the id means another incarnation from now on."""
         self._identity = identity
         self._me = Member(identity.node_id, identity.incarnation)
         self._core = core
         self._journal = journal
         self._say = say
-        self._on_reborn = on_reborn
+        self._on_left = on_left
         self._peers: dict[str, Hello] = {}
         self._connected: list[str] = []
         self.log = ConfigurationLog(base)
@@ -196,10 +196,11 @@ class Members:
             return
         old = set() if before is None else {*before.voters, *before.learners}
         members = {*configuration.voters, *configuration.learners}
-        # A node id that now means another incarnation must not inherit what is known of the old.
-        for node_id in {m.node_id for m in members - old} & {m.node_id for m in old - members}:
-            self._core.forget_member(node_id)
-            self._on_reborn(node_id)
+        # Neither another incarnation nor the same one, taken in again, inherits what is known of
+        # it, or what is on its way to it: its answers count for nothing until then.
+        for member in sorted(old - members):
+            self._core.forget_member(member.node_id)
+            self._on_left(member.node_id)
         self._core.set_members(
             voters=_ids(configuration.voters, without=self._me.node_id),
             learners=_ids(configuration.learners, without=self._me.node_id),

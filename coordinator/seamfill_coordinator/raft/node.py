@@ -139,7 +139,7 @@ class RaftNode:
             journal=journal,
             base=None if newest is None else newest.configuration,
             say=self._say,
-            on_reborn=self._forget_connection,
+            on_left=self._forget_way_to,
         )
         self.campaign = Campaign(
             Elections(settings.timing, now_ms=now_ms(), draw=draw),
@@ -216,14 +216,14 @@ class RaftNode:
         """Note a new connection; an older one of this node has gone with what was on its way."""
         self._is_stirred = True
         if hello.node_id in self.members.peers:
-            self._forget_connection(hello.node_id)
+            self._forget_way_to(hello.node_id)
         self.members.greeted(hello)
 
     def disconnected(self, node_id: str) -> None:
         """Note that the connection has gone."""
         self._is_stirred = True
         if self.members.gone(node_id):
-            self._forget_connection(node_id)
+            self._forget_way_to(node_id)
             self.campaign.lost(node_id)
 
     def received(self, sender: str, message: Message) -> None:
@@ -270,7 +270,7 @@ class RaftNode:
         self.compaction.abandon()
         self._journal.close()
 
-    def _forget_connection(self, node_id: str) -> None:
+    def _forget_way_to(self, node_id: str) -> None:
         self._shipping.stop(node_id)
         if self.core.is_leader:
             self._feeder.lost(node_id)
@@ -309,8 +309,7 @@ class RaftNode:
         # One more acknowledgement of what is committed already changes nothing.
         if not message.success or message.next_index > core.commit_index + 1:
             self._is_stirred = True
-        core.deliver_appended(sender, message)
-        self._feeder.acknowledged(sender, message)
+        self._feeder.answered(sender, message)
         if message.success and message.next_index > core.first_index:
             self._shipping.stop(sender)
         if core.next_index(sender) <= core.last_index:
