@@ -64,6 +64,7 @@ def test_parts_and_holes_tile_every_range(
     tiles = sorted(inside + pieces.holes(start, end))
     assert [point for s, e in tiles for point in range(s, e)] == list(range(start, end))
     assert pieces.touches(start, end) == any(point in points for point in range(start, end))
+    assert pieces.length_within(start, end) == sum(point in points for point in range(start, end))
 
 
 def test_an_empty_range_holds_nothing_and_changes_nothing() -> None:
@@ -74,6 +75,7 @@ def test_an_empty_range_holds_nothing_and_changes_nothing() -> None:
     assert pieces.overlapping(5, 5) == []
     assert pieces.holes(5, 5) == []
     assert not pieces.touches(5, 5)
+    assert pieces.length_within(5, 5) == 0
 
 
 def test_cut_and_join_are_asked_for_the_values_of_parts() -> None:

@@ -92,6 +92,15 @@ class IntervalMap(Generic[V]):
             found.append((at, end))
         return found
 
+    def length_within(self, start: int, end: int) -> int:
+        """Return how much of [start, end) has a value."""
+        i = bisect_right(self.ends, start)
+        j = bisect_left(self.starts, end, i)
+        if i == j or start >= end:
+            return 0
+        length = sum(self.ends[i:j]) - sum(self.starts[i:j])
+        return length - max(0, start - self.starts[i]) - max(0, self.ends[j - 1] - end)
+
     def touches(self, start: int, end: int) -> bool:
         """Tell whether any point of [start, end) has a value."""
         i = bisect_right(self.ends, start)

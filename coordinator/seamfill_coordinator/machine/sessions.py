@@ -50,7 +50,7 @@ def look_up(state: State, request: Request) -> Reply | Rejected | None:
     session = state.sessions.get(request.client)
     if session is None:
         return refused(RejectReason.SESSION_UNKNOWN, "this session does not exist any more")
-    _advance(state, session, max(session.low, request.low))
+    _advance(state, session, request.low)
     if request.sequence < session.low:
         return refused(RejectReason.SESSION_UNKNOWN, "this sequence was given up before")
     if request.sequence >= session.low + WINDOW:

@@ -31,12 +31,16 @@ class FrameReader:
 
     def __init__(self, *, limit: int) -> None:
         self.limit = limit
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._at = 0
 
     def feed(self, data: bytes) -> None:
         """Take what was read. ``next`` is to be called until it returns None before more comes."""
-        self._buffer += data
+        # Mostly one read is one frame, and is cut where it lies.
+        if self._buffer:
+            self._buffer += data
+        else:
+            self._buffer = data
 
     def next(self) -> bytes | None:
         """Return the next payload, None when it is not complete. Raises ``FrameTooLong``."""
@@ -48,10 +52,18 @@ class FrameReader:
             end = start + length
             if len(buffer) >= end:
                 self._at = end
-                with memoryview(buffer) as view:
-                    return bytes(view[start:end])
-        # Drop what was returned already: once a read, not once a frame. A bytearray gives its
-        # front away without copying the rest.
-        del buffer[: self._at]
-        self._at = 0
+                return bytes(buffer[start:end])
+        self._drop_returned()
         return None
+
+    def _drop_returned(self) -> None:
+        """Forget what was returned already: once a read, not once a frame."""
+        buffer = self._buffer
+        if self._at == len(buffer):
+            self._buffer = b""
+        elif isinstance(buffer, bytearray):
+            # It gives its front away without copying the rest, which may grow to a long frame.
+            del buffer[: self._at]
+        else:
+            self._buffer = bytearray(buffer[self._at :])
+        self._at = 0

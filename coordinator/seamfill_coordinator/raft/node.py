@@ -8,8 +8,9 @@ A turn: what was heard and appended since the last one is made durable, and ever
 is sent; ``outbox.py`` has the order. Then the core counts, commits and applies; an election is
 called if it is time; a slice of a snapshot is written; and what came of that is made durable and
 sent in the same way. The answers go first, because others wait for them and applying a large
-command takes a while; and what the core counts as this node's own is durable by then. Only the
-heartbeat of a leader that is followed anyway is answered without a turn.
+command takes a while; and what the core counts as this node's own is durable by then. The core is
+only asked when it may find something to do; the heartbeat of a leader that is followed anyway is
+answered without a turn.
 
 Invariants: an acknowledgement is counted once, in the term it was meant for, from a member by id
 *and* incarnation; what can not be right (a second leader in a term, an overwritten commit) raises,
@@ -200,7 +201,8 @@ class RaftNode:
         core, members = self.core, self.members
         self._feed_what_is_new()
         self._outbox.flush()
-        # The answer to a heartbeat asks for nothing; a tick costs more than having heard it.
+        # Entries that are sent, or synced and acknowledged, are not committed yet: a tick would
+        # find nothing, and costs more than having heard them.
         if not self._is_stirred and self._now_ms() < self.next_turn_ms:
             return
         self._is_stirred = False
@@ -295,8 +297,10 @@ class RaftNode:
     def _feed_what_is_new(self) -> None:
         core = self.core
         if core.is_leader and core.last_index > self._fed_index:
-            self._is_stirred = True
             self._feed(heartbeat=False)
+            # Where others vote, nothing is to be counted before one of them has answered.
+            if len(self.members.voters) == 1:
+                self._is_stirred = True
 
     def _ship(self, node_id: str) -> None:
         self._shipping.go_on(node_id, self.core.term)
@@ -336,14 +340,9 @@ class RaftNode:
                 pass
         if verdict.answer is not None:
             self._say(sender, verdict.answer)
-        if (
-            message.entries
-            or core.term != term
-            or core.commit_index > core.applied_index
-            or not was_following
-        ):
+        if core.term != term or core.commit_index > core.applied_index or not was_following:
             self._is_stirred = True
-        elif not self._is_stirred:
+        elif not message.entries and not self._is_stirred:
             # A heartbeat of the leader that is followed anyway: it asks for an answer, and for
             # nothing else. A turn costs more than all of that.
             self._outbox.flush()
