@@ -17,10 +17,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 from seamfill_chaos.checkers.judge import judge
-from seamfill_chaos.history import Ending
+from seamfill_chaos.history import Ending, History
 from seamfill_chaos.sim.nemesis import Nemesis
 from seamfill_chaos.sim.operator import Operator
 from seamfill_chaos.sim.plan import Plan, draw_plan
@@ -80,15 +81,13 @@ def run_plan(plan: Plan) -> tuple[World, RunResult]:
             _live(world, result)
         except Exception as exc:
             result.violation = _text_of(exc)
+        history = world.recorder.history()
         if result.violation is None:
-            result.violation = _judge(world)
+            result.violation = _judge(world, history)
         result.moments = world.moments
         result.trace_digest = world.trace.digest()
-        history = world.recorder.history()
-        result.moments["operation.unknown"] = sum(
-            o.ending is Ending.UNKNOWN for o in history.operations
-        )
         result.operations = Counter(o.ending.value for o in history.operations)
+        result.moments["operation.unknown"] = result.operations[Ending.UNKNOWN]
     result.virtual_s = world.loop.now
     result.cpu_s = time.process_time() - began
     return world, result
@@ -125,12 +124,10 @@ async def _recover(world: World, result: RunResult) -> None:
     world.note("world.recovered", after_s=result.recovered_s)
 
 
-def _judge(world: World) -> str | None:
+def _judge(world: World, history: History) -> str | None:
     """Let all checkers compare what callers heard with what was committed; say what they found."""
     agreement = world.observer.agreement
-    judgement = judge(
-        world.recorder.history(), agreement.commands, agreement.digests, terms=agreement.terms
-    )
+    judgement = judge(history, agreement.commands, agreement.digests, terms=agreement.terms)
     moments = judgement.moments
     world.moments["operation.repeated"] += moments.repeated
     world.moments["operation.stale_refused"] += moments.stale_refused
@@ -146,6 +143,7 @@ def _without_collection() -> Iterator[None]:
     When a collection happens depends on everything this interpreter did before, and it may run
     code; besides, it takes a tenth of the time.
     """
+    _set_apart_what_stays()
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -154,6 +152,16 @@ def _without_collection() -> Iterator[None]:
         if was_enabled:
             gc.enable()
         gc.collect()
+
+
+@cache
+def _set_apart_what_stays() -> None:
+    """Let no collection look at what was there before this process's first run.
+
+    Those are the modules, ten times as much as a run leaves: the collection at the end of each run
+    would take as long as all of its checks of durability and linearizability.
+    """
+    gc.freeze()
 
 
 def _text_of(exc: BaseException) -> str:
