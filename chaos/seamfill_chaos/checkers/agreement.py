@@ -23,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from seamfill_chaos.checkers.violation import Checker, Violation
 from seamfill_coordinator.raft.messages import Append, Appended, Message, Vote, VoteRequest
 
@@ -32,8 +34,7 @@ MAX_VIOLATIONS: Final = 100
 """A cluster that diverged disagrees at every index from there on; the first ones tell the story."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Life:
+class Life(Struct, frozen=True, kw_only=True):
     """One process of a node, from its start to its end. ``number`` counts the node's starts."""
 
     node: str
@@ -44,8 +45,7 @@ class Life:
         return f"{self.node} (start {self.number})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
+class Committed(Struct, frozen=True, kw_only=True):
     """One command of the committed log, and who applied it first."""
 
     index: int

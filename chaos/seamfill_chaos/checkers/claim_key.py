@@ -28,9 +28,9 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from seamfill_chaos.checkers.linearizability import (
@@ -85,8 +85,7 @@ Name = tuple[str, ...]
 Asked = Claim | CompleteClaim | FailClaim | Read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyCall:
+class KeyCall(Struct, frozen=True, kw_only=True):
     """One operation on a key. ``answer`` None: nobody knows what it was, if it took place."""
 
     place: Place
@@ -118,7 +117,7 @@ class Quiet(NamedTuple):
     until_ms: int
 
 
-class KeysState(NamedTuple):
+class KeysState(Struct, frozen=True):
     """Who holds what since the last operation, at the least time this can be.
 
     Both tuples are sorted by place; ``last_token`` is the highest granted as far as is known.
@@ -142,7 +141,7 @@ class ClaimKeys:
 
     def step(self, state: KeysState, value: KeyCall) -> KeysState | None:
         if value.invoked_at_ms > state.now_ms:
-            state = state._replace(now_ms=value.invoked_at_ms)
+            state = replace(state, now_ms=value.invoked_at_ms)
         then = self._apply(state, value)
         if then is None or then.now_ms > value.latest_ms:
             return None
@@ -228,7 +227,7 @@ def _finished(
     if isinstance(finish, CompleteClaim):
         until_ms = bound.now_ms + DONE_REFUSES_MS - _slack_ms(DONE_REFUSES_MS)
         quiet = (*(done for done in quiet if done.place != place), Quiet(place, until_ms))
-    return bound._replace(live=live, quiet=tuple(sorted(quiet)))
+    return replace(bound, live=live, quiet=tuple(sorted(quiet)))
 
 
 def _not_finished(
@@ -263,7 +262,7 @@ def _bound(state: KeysState, place: Place, token: int) -> KeysState | None:
     if claim.token != HIDDEN or token <= state.last_token:
         return None
     live = tuple([other._replace(token=token) if other is claim else other for other in state.live])
-    return state._replace(live=live, last_token=token)
+    return replace(state, live=live, last_token=token)
 
 
 def _freed(state: KeysState, place: Place) -> KeysState:
@@ -272,7 +271,7 @@ def _freed(state: KeysState, place: Place) -> KeysState:
     if claim is None:
         return state
     live = tuple([other for other in state.live if other is not claim])
-    return state._replace(now_ms=max(state.now_ms, claim.expires_ms), live=live)
+    return replace(state, now_ms=max(state.now_ms, claim.expires_ms), live=live)
 
 
 def _ttl_ms(claim: Claim) -> int:

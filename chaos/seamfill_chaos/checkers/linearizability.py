@@ -28,6 +28,8 @@ from enum import StrEnum
 from operator import le
 from typing import Final, Generic, Protocol, TypeVar
 
+from msgspec import Struct
+
 __all__ = ["Call", "Finding", "Specification", "Verdict", "search"]
 
 State = TypeVar("State", bound=Hashable)
@@ -119,8 +121,7 @@ def search(
     return _Search(calls, specification, budget).run()
 
 
-@dataclass(frozen=True, slots=True)
-class _Configuration(Generic[State]):
+class _Configuration(Struct, Generic[State], frozen=True):
     """Certain calls before ``low`` are placed, and those of ``mask`` from there on; ``used`` are
     the uncertain ones that took effect. ``count`` certain calls are placed."""
 
@@ -131,8 +132,7 @@ class _Configuration(Generic[State]):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """A call by its position among the certain or the uncertain ones."""
 
     position: int
@@ -148,6 +148,8 @@ class _Search(Generic[State, Value]):
     ) -> None:
         self._certain = sorted((c for c in calls if c.is_certain), key=_beginning)
         self._uncertain = sorted((c for c in calls if not c.is_certain), key=_beginning)
+        self._begins = [call.invoked for call in self._certain]
+        self._ends = [call.end for call in self._certain]
         self._specification = specification
         self._budget = budget
         self._tried = 0
@@ -208,15 +210,17 @@ class _Search(Generic[State, Value]):
         Answered ones that ended first come first, since that guess is nearly always right; those
         without a known effect come last.
         """
+        begins, ends, mask = self._begins, self._ends, here.mask
         first_end = _NEVER
         unplaced: list[int] = []
         at = here.low
-        while at < len(self._certain) and self._certain[at].invoked < first_end:
-            if not here.mask >> (at - here.low) & 1:
+        while at < len(begins) and begins[at] < first_end:
+            if not mask & 1:
                 unplaced.append(at)
-                first_end = min(first_end, self._certain[at].end)
+                first_end = min(first_end, ends[at])
+            mask >>= 1
             at += 1
-        unplaced.sort(key=lambda position: self._certain[position].end)
+        unplaced.sort(key=ends.__getitem__)
         ready = [_Place(position, is_certain=True) for position in unplaced]
         for position, call in enumerate(self._uncertain):
             if call.invoked >= first_end:

@@ -87,9 +87,10 @@ class NaiveKeys:
         for place in over:
             del self._claims[place]
         self.expired += len(over)
-        for client, session in list(self._sessions.items()):
-            if self.clock_ms - session.used_ms >= SESSION_IDLE_MS:
-                del self._sessions[client]
+        idle_since_ms = self.clock_ms - SESSION_IDLE_MS
+        idle = [client for client, s in self._sessions.items() if s.used_ms <= idle_since_ms]
+        for client in idle:
+            del self._sessions[client]
 
     # Sessions
 
@@ -100,8 +101,9 @@ class NaiveKeys:
         if session is None:
             return self._refuse(request, RejectReason.SESSION_UNKNOWN)
         session.used_ms = self.clock_ms
-        session.low = max(session.low, request.low)
-        session.kept = {at: reply for at, reply in session.kept.items() if at >= session.low}
+        if request.low > session.low:
+            session.low = request.low
+            session.kept = {at: reply for at, reply in session.kept.items() if at >= session.low}
         if request.sequence < session.low:
             return self._refuse(request, RejectReason.SESSION_UNKNOWN)
         if request.sequence >= session.low + SESSION_SPAN:
@@ -170,7 +172,7 @@ class NaiveKeys:
 
     def _held(self, place: Place) -> Rejected | None:
         """Say who or what forbids this claim: of several, the one that lasts longest."""
-        live = [at for at in sorted(self._claims) if at.overlaps(place)]
+        live = sorted([at for at in self._claims if at.overlaps(place)])
         if live:
             last = max((self._claims[at] for at in live), key=lambda claim: claim.deadline_ms)
             return self._wait(last.deadline_ms, last.holder or last.key)
@@ -215,6 +217,8 @@ def _impossible(why: str) -> Rejected:
 
 
 def _differences(due: o.Reply, told: o.Reply) -> Iterator[str]:
+    if due == told:
+        return
     if (due.rev, due.repeated) != (told.rev, told.repeated):
         yield (
             f"the reply says rev {told.rev}, repeated {told.repeated}; "

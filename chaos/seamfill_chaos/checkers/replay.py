@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+from msgspec import Struct
 
 from seamfill_chaos.checkers.naive_keys import NaiveKeys
 from seamfill_chaos.checkers.violation import Checker, Violation
@@ -25,8 +26,7 @@ __all__ = ["CommittedRequest", "Moments", "Replay", "replay"]
 MAX_VIOLATIONS: Final = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommittedRequest:
+class CommittedRequest(Struct, frozen=True, kw_only=True):
     """One request of the log and its reply there. ``rev_before`` is the machine's before it."""
 
     index: int
