@@ -204,15 +204,14 @@ class SimulatedFile:
     def size(self) -> int:
         return len(self._inode.now)
 
-    def sync_data(self) -> None:
-        self.sync()
-
     def sync(self) -> None:
         self._disk._step("sync", self._inode.path)
         if self._disk.honours_sync:
             for change in self._inode.pending:
                 _apply(self._inode.durable, change)
             self._inode.pending.clear()
+
+    sync_data = sync
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -18,6 +18,8 @@ from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from typing import Any, Final, NoReturn
 
+from msgspec import Struct
+
 from seamfill_chaos.sim.process import CURRENT, ProcessEnded, current_process, process_of
 
 __all__ = ["CallbackFailed", "Handle", "Livelock", "VirtualLoop"]
@@ -34,24 +36,28 @@ class Livelock(Exception):
     """Callbacks schedule each other for ever, without time passing."""
 
 
-class Handle(list[Any]):
+class Handle(Struct, eq=False):
     """A callback that will run; also a timer's, so that both are cancelled alike.
 
-    A list of when, context, callback and arguments: thousands are made in a virtual second, and a
-    list is made without a call of ours. Without a context it was cancelled.
+    A struct, since hundreds are made in a virtual second, and one is made without a call of ours.
     """
 
-    __slots__ = ()
+    when_s: float
+    context: Context | None
+    """None: it was cancelled."""
+    callback: Callable[..., object] | None
+    args: tuple[Any, ...]
 
     def cancel(self) -> None:
-        self[1:] = (None, None, ())
+        # What it would have called is let go of at once: a timer may lie in the heap for long.
+        self.context = self.callback = None
+        self.args = ()
 
     def cancelled(self) -> bool:
-        return self[1] is None
+        return self.context is None
 
     def when(self) -> float:
-        when_s: float = self[0]
-        return when_s
+        return self.when_s
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -110,14 +116,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 handle = soon.popleft()
             elif timers:
                 when_s, _, handle = heappop(timers)
-                if when_s > self.now and handle[1] is not None:
+                if when_s > self.now and handle.context is not None:
                     self.now = when_s
                     self.callbacks += at_once
                     at_once = 0
             else:
                 raise Livelock("nothing will ever happen again")
-            _, context, callback, args = handle
-            if context is None:
+            context, callback = handle.context, handle.callback
+            if context is None or callback is None:
                 continue
             process = context.get(CURRENT)
             if process is None or process.runs:
@@ -125,7 +131,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 if at_once > MAX_CALLBACKS_AT_ONCE:
                     raise Livelock(f"{at_once} callbacks at {self.now:.6f} s, last {callback!r}")
                 try:
-                    context.run(callback, *args)
+                    context.run(callback, *handle.args)
                 except ProcessEnded:
                     pass
                 except BaseException as exc:
@@ -153,7 +159,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_soon(  # type: ignore[override]  # our handle is not a subclass of asyncio's
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Handle:
-        handle = Handle((self.now, copy_context() if context is None else context, callback, args))
+        handle = Handle(self.now, copy_context() if context is None else context, callback, args)
         self._soon.append(handle)
         return handle
 
@@ -164,7 +170,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         *args: Any,
         context: Context | None = None,
     ) -> Handle:
-        handle = Handle((when, copy_context() if context is None else context, callback, args))
+        handle = Handle(when, copy_context() if context is None else context, callback, args)
         self._sequence = sequence = self._sequence + 1
         heappush(self._timers, (when, sequence, handle))
         return handle
@@ -177,7 +183,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> Handle:
         when = self.now + delay
-        handle = Handle((when, copy_context() if context is None else context, callback, args))
+        handle = Handle(when, copy_context() if context is None else context, callback, args)
         self._sequence = sequence = self._sequence + 1
         heappush(self._timers, (when, sequence, handle))
         return handle
@@ -194,9 +200,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run what had been put aside."""
         self._soon.extend(handles)
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
-        task = super().create_task(coro, **options)
-        context = options.get("context")
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[Any]:
+        # No call of BaseEventLoop's: it asks for a factory and for debugging, which we never have.
+        task = asyncio.Task(coro, loop=self, name=name, context=context)
         process = current_process() if context is None else process_of(context)
         if process is not None:
             process.own(task)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from seamfill_chaos.checkers.agreement import Agreement, Life
 from seamfill_chaos.checkers.liveness import Progress
@@ -30,6 +30,10 @@ from seamfill_coordinator.raft.snapshot_store import SnapshotInfo, SnapshotStore
 from seamfill_coordinator.replication import Role
 
 __all__ = ["Observer", "SafetyBreach"]
+
+
+_SPEECH: Final = (Append, Appended)
+_VOTES: Final = (Vote, VoteRequest)
 
 
 class SafetyBreach(Exception):
@@ -139,13 +143,13 @@ class Observer:
             if was_sent:
                 process = CURRENT.get()
                 assert process is not None, "nodes act in their own process"
-                if isinstance(message, Append | Appended):
+                if isinstance(message, _SPEECH):
                     if spoken.get(process) == message.term:
                         return True
                     spoken[process] = message.term
                 agreement.sent(self._lives[process], node_id, message)
                 self._judge()
-                if isinstance(message, Vote | VoteRequest):
+                if isinstance(message, _VOTES):
                     self.on_vote(process.name)
             return was_sent
 
