@@ -18,6 +18,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
+
 __all__ = ["STEPS", "TEAR_BYTES", "Fate", "SimulatedDisk"]
 
 TEAR_BYTES: Final = 64
@@ -35,15 +37,12 @@ class Fate(Enum):
     """Each change is kept, dropped or kept in part, by lot."""
 
 
-# Not frozen: there is one for every write, and a frozen one takes three times as long to make.
-@dataclass(slots=True)
-class _Write:
+class _Write(Struct, frozen=True):
     offset: int
     data: bytes
 
 
-@dataclass(slots=True)
-class _Cut:
+class _Cut(Struct, frozen=True):
     offset: int
     reserve: int
 
