@@ -88,6 +88,25 @@ def test_a_full_disk_ends_the_process_with_its_code_and_loses_nothing(small_disk
     assert again.returncode == EXIT_FATAL, "it can start, and meets the full disk again"
 
 
+def test_its_size_is_that_of_its_files(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    journal = journal_on(OsFiles(), directory=directory)
+    sizes = []
+    for first in range(1, 3_000, 100):
+        for index in range(first, first + 100):
+            journal.add(b"\0" + b"x" * 50, index, 1)
+        if first > 1_000:
+            journal.deleteEntriesTo(len(journal) - 200)
+        journal.sync()
+        sizes.append(sum(file.stat().st_size for file in directory.iterdir()))
+        assert journal.size == sizes[-1]
+    assert max(sizes) > sizes[-1] > sizes[0], "it grew, and was trimmed"
+    journal.close()
+    journal = journal_on(OsFiles(), directory=directory)
+    assert journal.size == sizes[-1]
+    journal.close()
+
+
 def test_a_process_killed_while_writing_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     rng = random.Random(8)
     acknowledged, groups = 0, 0

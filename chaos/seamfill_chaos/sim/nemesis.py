@@ -301,9 +301,8 @@ class Nemesis:
             return
         self._note(Fault.FLIP, node=node.name)
         node.kill()
+        node.flip_a_bit()
         await self._for_a_while(0.1, 2.0)
-        if not node.is_up:
-            node.flip_a_bit()
         self._operator.look_after(node)
 
     async def _wipe(self) -> None:
@@ -312,9 +311,8 @@ class Nemesis:
             return
         self._note(Fault.WIPE, node=node.name)
         node.kill()
+        node.wipe()  # now: once it has been started by somebody, the operator takes it for whole
         await self._for_a_while(0.1, 5.0)
-        if not node.is_up:
-            node.wipe()
         self._operator.look_after(node)
 
     async def _members(self) -> None:

@@ -82,7 +82,8 @@ class Aggregator:
         self._leader_id = leader_id
         self._limits = limits or AggregatorLimits()
         self._queue: deque[_Waiter] = deque()
-        self._flights: set[_Flight] = set()
+        self._flights: dict[_Flight, None] = {}
+        """In the order of their launch: a set would tell its callers in the order of addresses."""
         self._is_open = False
         self._pump_scheduled = False
 
@@ -109,7 +110,7 @@ class Aggregator:
     def close(self) -> None:
         """End the reign: what was not launched can be refused, what was launched is unknown."""
         self._is_open = False
-        flights, self._flights = self._flights, set()
+        flights, self._flights = self._flights, {}
         for flight in flights:
             _fail(flight.waiters, ProposalOutcomeUnknown)
         queued, self._queue = self._queue, deque()
@@ -174,13 +175,13 @@ class Aggregator:
             self._send_smaller(waiters, len(command))
             return
         flight = _Flight(waiters)
-        self._flights.add(flight)
+        self._flights[flight] = None
         for waiter in waiters:
             waiter.launched = True
         try:
             self._launch(command, lambda applied: self._land(flight, applied))
         except NotLeader as refusal:
-            self._flights.discard(flight)
+            self._flights.pop(flight, None)
             leader_id = refusal.leader_id
             _fail(waiters, lambda: NotLeader(leader_id))
 
@@ -196,7 +197,7 @@ class Aggregator:
     def _land(self, flight: _Flight, applied: Applied | None) -> None:
         if flight not in self._flights:
             return  # its reign is over, and its callers have been told that nothing is known
-        self._flights.discard(flight)
+        del self._flights[flight]
         if applied is None:
             _fail(flight.waiters, ProposalOutcomeUnknown)
         else:

@@ -211,6 +211,11 @@ class DurableJournal:
         """Index up to which the log is on disk as it is now."""
         return min(self._keep, self._next - 1)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the journal's files, reserved ones included."""
+        return self._writer.size
+
     def sync(self) -> None:
         """Make everything done so far durable. Raises ``JournalFailed``, after ``fatal``."""
         if self._failure is not None:

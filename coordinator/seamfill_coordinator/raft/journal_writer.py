@@ -73,6 +73,11 @@ class SegmentWriter:
             self._mark = files.open(directory / MARK_NAME)
             self._resume(contents)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the journal's files, reserved ones included."""
+        return MARK_BYTES + sum(segment.size for segment in self._segments)
+
     def write(self, group: Group) -> int:
         """Make ``group`` durable, move the mark, drop what it made old; return its size.
 

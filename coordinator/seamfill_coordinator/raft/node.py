@@ -179,6 +179,11 @@ class RaftNode:
         return not behind and self.core.applied_term == self.core.term
 
     @property
+    def journal_bytes(self) -> int:
+        """Bytes of the journal's files, reserved ones included."""
+        return self._journal.size
+
+    @property
     def next_turn_ms(self) -> int:
         """When the node should have its next turn, if nothing happens before."""
         if self.compaction.is_busy:

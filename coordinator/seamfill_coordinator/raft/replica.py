@@ -344,7 +344,7 @@ class PysyncobjReplica:
                 )
                 for node_id in sorted(others or self._settings.peers)
             ),
-            journal_bytes=_size_of(self._settings.data_dir / "journal"),
+            journal_bytes=node.journal_bytes,
             digests=self._applier.digests.points(),
         )
 
@@ -586,10 +586,3 @@ class _LinkSide:
 
     def received(self, node_id: str, message: Message) -> None:
         self._replica._heard(RaftNode.received, node_id, message)
-
-
-def _size_of(directory: Path) -> int:
-    try:
-        return sum(file.stat().st_size for file in directory.iterdir())
-    except OSError:
-        return 0

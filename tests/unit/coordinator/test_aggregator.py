@@ -150,6 +150,26 @@ async def test_the_end_of_a_reign_parts_the_unknown_from_the_refused(log: Log) -
     assert aggregator.is_idle
 
 
+async def test_the_end_of_a_reign_tells_callers_in_the_order_of_their_requests(log: Log) -> None:
+    """Every process must do it in the same order, or no simulated run could be repeated."""
+    aggregator = opened(log, AggregatorLimits(in_flight=32))
+    told: list[int] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(ProposalOutcomeUnknown):
+            await aggregator.submit(claim(str(number)), timeout_ms=SOON_MS)
+        told.append(number)
+
+    tasks = []
+    for number in range(32):
+        tasks.append(asyncio.create_task(ask(number)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    aggregator.close()
+    await asyncio.gather(*tasks)
+    assert told == list(range(32))
+
+
 async def test_a_deadline_parts_them_as_well(log: Log) -> None:
     aggregator = opened(log, AggregatorLimits(in_flight=1))
     with pytest.raises(ProposalOutcomeUnknown):
