@@ -318,7 +318,16 @@ class Core:
         return index
 
     def deliver_append(self, sender: str, message: Append | Heartbeat) -> None:
-        """Hand a leader's word to the core, as the guard let it through."""
+        """Hand a leader's word to the core, as the guard let it through.
+
+        A heartbeat that tells the core nothing, as most of them do, is answered in its place.
+        """
+        if isinstance(message, Append) and self._knows(sender, message):
+            answer = Appended(
+                term=self.term, next_index=message.previous_index + 1, success=True, reset=False
+            )
+            self._hooks.send(sender, answer)
+            return
         plain: dict[str, Any] = {
             "type": "append_entries",
             "term": message.term,
@@ -329,6 +338,16 @@ class Core:
             plain["prevLogTerm"] = message.previous_term
             plain["entries"] = message.entries
         self._deliver(sender, plain)
+
+    def _knows(self, sender: str, message: Append) -> bool:
+        """Whether it has no entries, takes none away, commits nothing, and is its leader's."""
+        return (
+            not message.entries
+            and message.previous_index == self.last_index
+            and message.term == self.term
+            and message.commit_index <= self._core._SyncObj__raftCommitIndex
+            and self._core._SyncObj__raftLeader is self._nodes[sender]
+        )
 
     def deliver_vote_request(self, sender: str, message: VoteRequest) -> None:
         """Let the core grant its vote, or not, whether or not it is a voter itself."""
@@ -351,6 +370,9 @@ class Core:
         self._deliver(sender, {"type": "response_vote", "term": message.term})
 
     def deliver_appended(self, sender: str, message: Appended) -> None:
+        if message.success and message.next_index <= self.match_index(sender) + 1:
+            self.heard(sender)
+            return
         sent_up_to = self.next_index(sender)
         self._deliver(
             sender,
