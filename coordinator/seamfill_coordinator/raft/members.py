@@ -199,8 +199,8 @@ class Members:
         # Neither another incarnation nor the same one, taken in again, inherits what is known of
         # it, or what is on its way to it: its answers count for nothing until then.
         for member in sorted(old - members):
-            self._core.forget_member(member.node_id)
             self._on_left(member.node_id)
+            self._core.forget_member(member.node_id)
         self._core.set_members(
             voters=_ids(configuration.voters, without=self._me.node_id),
             learners=_ids(configuration.learners, without=self._me.node_id),
