@@ -343,9 +343,9 @@ CANARIES: Final = {
     "vote-not-persisted": Canary(
         bug="term and vote are made durable with the next entry, and the vote leaves before",
         caught_by=("agreement",),
-        within_seeds=20,
+        within_seeds=3,
         patch=_vote_synced_with_the_next_entry,
-        tune=_with(every_s={Fault.KILL: 1.0, Fault.ONE_WAY: 2.0, Fault.ISOLATE: 3.0}),
+        tune=_with(every_s={Fault.CRASH_VOTER: 0.5, Fault.KILL: 2.0, Fault.ISOLATE: 3.0}),
     ),
     "answer-before-sync": Canary(
         bug="acknowledgements and votes leave before the journal is synced",
