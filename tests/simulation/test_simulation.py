@@ -14,6 +14,7 @@ REGRESSIONS = {
     "a_learner_made_a_voter_by_an_entry_that_it_had_not_got": (2192, 60),
     "an_operator_who_believed_a_change_of_members_that_was_not_committed": (11060, 60),
     "an_operator_who_believed_a_deposed_leader": (21092, 45),
+    "an_operator_who_believed_a_member_back_before_its_removal_was_committed": (682500000987, 60),
     "a_link_that_stayed_slow_after_it_was_mended": (11703, 60),
     "a_wipe_that_struck_after_the_node_was_taken_for_whole": (5000407, 60),
     "a_member_taken_out_and_back_while_entries_were_on_their_way": (902438000342, 60),

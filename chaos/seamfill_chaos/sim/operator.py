@@ -91,7 +91,9 @@ class Operator:
             if configuration is None:
                 continue
             me = Member(node.name, node.incarnation)
-            if me in configuration.voters:
+            # One that is on its way may still take it out.
+            is_settled = leader.configuration == configuration
+            if is_settled and me in configuration.voters:
                 break
             as_learner = me not in configuration.learners
             if as_learner or self._has_caught_up(leader, node):
