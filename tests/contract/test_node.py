@@ -419,7 +419,8 @@ def test_a_member_that_never_answered_and_is_gone_needs_no_snapshot(three: Clust
     assert three["n3"].core.last_index == leader.core.last_index
 
 
-def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
+def with_a_member_behind_the_log() -> tuple[Cluster, RaftNode]:
+    """Return three nodes and their leader n1, whose log begins behind the end of lost n3's."""
     cluster = Cluster(
         "n1", "n2", "n3", compaction=CompactionLimits(every_entries=20, keep_entries=2)
     )
@@ -429,6 +430,11 @@ def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
         propose(leader, b"entry %d" % number)
         cluster.settle()
     assert leader.core.first_index > cluster["n3"].core.last_index + 1
+    return cluster, leader
+
+
+def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
+    cluster, leader = with_a_member_behind_the_log()
     cluster.connect()
     cluster.wait(500)
     assert cluster["n3"].snapshots_installed == 1
@@ -440,14 +446,7 @@ def test_a_member_behind_the_log_is_brought_up_by_a_snapshot() -> None:
 
 def test_a_member_taken_out_keeps_no_snapshot_on_its_way() -> None:
     """The log behind it would be kept for ever."""
-    cluster = Cluster(
-        "n1", "n2", "n3", compaction=CompactionLimits(every_entries=20, keep_entries=2)
-    )
-    leader = cluster.elect("n1")
-    cluster.disconnect("n3")
-    for number in range(60):
-        propose(leader, b"entry %d" % number)
-        cluster.settle()
+    cluster, leader = with_a_member_behind_the_log()
     cluster.connect()
     cluster.now_ms += TIMING.heartbeat_ms + 1
     while not any(isinstance(p.message, SnapshotPart) for p in cluster.packets):
