@@ -28,6 +28,7 @@ from seamfill.errors import SeamfillError
 from seamfill.logs import log_event
 from seamfill_coordinator.config import Address, NodeConfig, Profile
 from seamfill_coordinator.data_dir import DataDir, open_data_dir
+from seamfill_coordinator.garbage import GarbageCollection
 from seamfill_coordinator.http.app import build_app
 from seamfill_coordinator.raft.certs import RENEW_DAYS
 from seamfill_coordinator.raft.compaction import compaction_every
@@ -126,7 +127,8 @@ async def _serving(
         try:
             await _set_up(runner, config)
             await web.SockSite(runner, listener, backlog=_BACKLOG).start()
-            yield url
+            with GarbageCollection(is_following=lambda: replica.is_following, clock=clock):
+                yield url
         finally:
             await runner.cleanup()
     finally:

@@ -6,9 +6,10 @@ point every 64 commands, and, where a snapshot is being written, one slice of it
 without a snapshot come first, for what they cost by themselves. Then the file is loaded as at a
 start, and received in pieces as from a leader.
 
-Python's collector stays on but for full collections, whose price over this state is a line of its
-own: they have nothing to do with snapshots, and would hide them. Times are wall clock, and in
-brackets the CPU time of this process, on which neighbours have less influence.
+Cyclic garbage is collected meanwhile, as in a node that leads; the longest pauses while the state
+grew and in the turns are a line of their own, and so is the thorough collection that a node has
+when it follows. Times are wall clock, and in brackets the CPU time of this process, on which
+neighbours have less influence.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from msgspec.structs import replace
 
 from bench.environment import describe
 from bench.machine import ACQUIRE, INTERVAL_MS, WINDOW_BARS, command, completions, granted
+from seamfill.clock import SystemClock
 from seamfill.protocol.backfills import Wanted
 from seamfill.protocol.values import DatasetSpec, LeaseRef, SeriesId
+from seamfill_coordinator.garbage import GarbageCollection
 from seamfill_coordinator.machine.codec import encode_command
 from seamfill_coordinator.machine.commands import Command, Renew, Submit
 from seamfill_coordinator.machine.machine import LeaseMachine
@@ -129,6 +132,27 @@ def renewal(grant: Grant) -> Renew:
     )
 
 
+class Collections:
+    """Measures every collection of cyclic garbage that Python begins by itself."""
+
+    def __init__(self) -> None:
+        self._began = 0.0
+        self._ms: list[float] = []
+        gc.callbacks.append(self._about)
+
+    def so_far(self) -> str:
+        """Return how many there were since this was last asked, and the longest."""
+        text = f"{len(self._ms)}, longest {max(self._ms, default=0):.1f} ms"
+        self._ms.clear()
+        return text
+
+    def _about(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.perf_counter()
+        else:
+            self._ms.append((time.perf_counter() - self._began) * 1000)
+
+
 class Stopwatch:
     """Measures calls by wall clock and by CPU time, both in ms."""
 
@@ -213,38 +237,48 @@ def receive(info: SnapshotInfo, source: SnapshotStore, target: SnapshotStore) ->
 def main() -> None:
     print("Snapshots: 100,000 live leases, 10,000 series, 65,536 completions, commands meanwhile")
     print(describe("msgspec"))
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 1 << 30)  # no full collections
-    load = Load()
+    # Not in the system's temporary directory, which may be memory.
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
+        source = SnapshotStore(Path(scratch) / "a", OsFiles(), cluster_id="bench")
+        target = SnapshotStore(Path(scratch) / "b", OsFiles(), cluster_id="bench")
+        load = Load()
+        with GarbageCollection(is_following=lambda: False, clock=SystemClock()):
+            info = lead(load, source)
+        thorough = Stopwatch()
+        thorough.time(gc.collect)
+        print(f"  a thorough collection, which a node has when it follows: {thorough.longest}")
+        with GarbageCollection(is_following=lambda: True, clock=SystemClock()):
+            for _ in range(ROUNDS):
+                load_file(info, source)
+            for _ in range(ROUNDS):
+                receive(info, source, target)
+
+
+def lead(load: Load, store: SnapshotStore) -> SnapshotInfo:
+    """Grow a state, have turns without snapshots and with them, and print how that went."""
+    collections = Collections()
     load.grow()
     state = load.applier.machine.state
     print(
         f"  {len(state.leases):,} leases, {len(state.series):,} series, "
         f"{len(state.completions):,} completions, index {load.index:,}"
     )
+    print(f"  collections of cyclic garbage while they came: {collections.so_far()}")
     kept = sum(len(row) + 33 for row in load.applier.machine.capture().rows)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  bytes kept on rows {kept / 1e6:.1f} MB, of {peak:.0f} MB that the process has")
-    turns, collection = Stopwatch(), Stopwatch()
+    turns = Stopwatch()
     for _ in range(PLAIN_TURNS):
         turns.time(load.turn)
     print(
         f"  turns without a snapshot: p50 {turns.middle}, longest {turns.longest} "
         f"(digest every {DIGEST_EVERY} commands)"
     )
-    # Not in the system's temporary directory, which may be memory.
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as scratch:
-        source = SnapshotStore(Path(scratch) / "a", OsFiles(), cluster_id="bench")
-        target = SnapshotStore(Path(scratch) / "b", OsFiles(), cluster_id="bench")
-        for _ in range(ROUNDS):
-            info = write(load, source)
-            source.drop_older_than(info)
-        for _ in range(ROUNDS):
-            load_file(info, source)
-        for _ in range(ROUNDS):
-            receive(info, source, target)
-    collection.time(gc.collect)
-    print(f"  a full collection by Python over this state: {collection.longest}")
+    for _ in range(ROUNDS):
+        info = write(load, store)
+        store.drop_older_than(info)
+    print(f"  collections in all these turns: {collections.so_far()}")
+    return info
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from seamfill_chaos.sim.canaries import CANARIES
 from seamfill_chaos.sim.report import replay_command
 from seamfill_chaos.sim.run import RunResult
 
-__all__ = ["sim"]
+__all__ = ["fix_hash_seed", "sim"]
 
 PROGRESS_EVERY_S = 5.0
 
@@ -100,7 +100,7 @@ def sim(
     """
     if (seed is None) == (seeds is None):
         raise click.UsageError("give --seed or --seeds")
-    _fix_hash_seed()
+    fix_hash_seed()
     chosen = seeds if seeds is not None else range(seed or 0, (seed or 0) + 1)
     settings = RunSettings(seconds=seconds, canary=canary, output=None if canary else keep)
     began_s = time.monotonic()
@@ -136,7 +136,7 @@ def _exit_code(batch: Batch, canary: str | None) -> int:
     return 1 if batch.failed or batch.missing else 0
 
 
-def _fix_hash_seed() -> None:
+def fix_hash_seed() -> None:
     """Start this command again with a fixed order of sets, unless it has one."""
     if os.environ.get("PYTHONHASHSEED") == "0":
         return

@@ -159,8 +159,8 @@ def _without_collection() -> Iterator[None]:
 def _set_apart_what_stays() -> None:
     """Let no collection look at what was there before this process's first run.
 
-    Those are the modules, ten times as much as a run leaves: the collection at the end of each run
-    would take as long as all of its checks of durability and linearizability.
+    Those are the modules, ten times as much as a run leaves: the collection before each run would
+    take as long as all of the last one's checks of durability and linearizability.
     """
     gc.freeze()
 

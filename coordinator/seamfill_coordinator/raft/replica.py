@@ -319,6 +319,11 @@ class PysyncobjReplica:
         node = self._running_node
         return node.members.log.at(node.core.commit_index)
 
+    @property
+    def is_following(self) -> bool:
+        """Whether this node runs, and hears another one that leads."""
+        return self._leader_id not in (None, self._settings.node_id)
+
     def status(self) -> ReplicaStatus:
         node = self._running_node
         core = node.core
