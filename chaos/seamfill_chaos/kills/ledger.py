@@ -26,7 +26,7 @@ _HEAD: Final = (
 def cycle_line(cycle: Cycle) -> str:
     """Return one line about one kill."""
     who = ", ".join(cycle.victims) + (" (leader)" if cycle.had_leader else "")
-    missed = "" if cycle.is_hit else "  too late, once more"
+    missed = "" if cycle.is_hit else "  missed, once more"
     return (
         f"{cycle.number:>4}  {cycle.target:<26}  {who:<20}  {cycle.rate:4.0f} changes/s  "
         f"silent {cycle.silence_s:5.2f} s  back {cycle.recovery_s:5.2f} s  "
@@ -48,7 +48,10 @@ def summary(account: Account) -> str:
     lines += [_row(target, account.hits(target)) for target in Target if account.hits(target)]
     missed = sum(not cycle.is_hit for cycle in account.cycles)
     if missed:
-        lines += ["", f"{missed} more kills aimed at a snapshot came when it was finished."]
+        lines += [
+            "",
+            f"{missed} more kills aimed at a snapshot came when it was finished, or in a lull.",
+        ]
     lines += ["", *(f"- FAILED: {failure}" for failure in failures[:_SHOWN])] if failures else []
     if len(failures) > _SHOWN:
         lines.append(f"- … and {len(failures) - _SHOWN} more")

@@ -185,13 +185,15 @@ async def _held(scene: Scene, keys: Sequence[str]) -> list[str]:
 
 
 async def _is_held(scene: Scene, key: str) -> bool:
+    """Return whether the key is held, for all that is known: also when nobody answers."""
     leader = await scene.watch.leader()
-    async with (
-        _client(scene) as http,
-        http.get(f"{scene.world.urls[leader]}/v1/leases/inspect", params={"key": key}) as answer,
-    ):
-        answer.raise_for_status()
-        return bool((await answer.json())["held"])
+    url = f"{scene.world.urls[leader]}/v1/leases/inspect"
+    try:
+        async with _client(scene) as http, http.get(url, params={"key": key}) as answer:
+            answer.raise_for_status()
+            return bool((await answer.json())["held"])
+    except (aiohttp.ClientError, TimeoutError):
+        return True
 
 
 def _client(scene: Scene) -> aiohttp.ClientSession:
