@@ -51,7 +51,7 @@ async def test_one_ready_line_then_service_then_a_quiet_end() -> None:
 
 
 async def test_sigterm_answers_what_is_in_flight() -> None:
-    async with running("--bars", "300", "--outages", "0", "--delay-ms", "300") as (process, ready):
+    async with running("--bars", "300", "--outages", "0", "--delay-ms", "2000") as (process, ready):
         async with aiohttp.ClientSession(str(ready["url"])) as http:
             query = {"symbol": "BTCUSDT", "interval": "1m", "limit": "3"}
             asking = asyncio.create_task(_get(http, "/api/v3/klines", query))

@@ -105,8 +105,8 @@ async def test_a_refusal_is_held_until_a_lease_that_is_about_to_end_has_ended(
     rig: HttpRig,
 ) -> None:
     """That client's poller asks again without a pause; here it gets the lease instead."""
-    await claimed(rig, lease_ms=1_000)
-    await rig.advance(600)
+    await claimed(rig, lease_ms=2_000)
+    await rig.advance(1_100)
     got = await rig.field_call("/v1/leases/claim", {"key": KEY, "lease_ms": 120_000})
     assert got.status == 200
 

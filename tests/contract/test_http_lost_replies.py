@@ -14,7 +14,7 @@ from contract.lossy_replica import LossyReplica
 from seamfill_coordinator.service import ServiceLimits
 
 FOR_EVER = 1_000_000
-QUICK = ServiceLimits(ride_out_ms=300, find_out_pause_ms=20)
+QUICK = ServiceLimits(ride_out_ms=1_000, find_out_pause_ms=20)
 
 
 @pytest.fixture

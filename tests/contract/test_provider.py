@@ -199,8 +199,13 @@ async def test_times_are_widened_to_the_grid_and_echoed(rig: SdkRig) -> None:
     )
 
 
-async def test_a_bar_that_has_not_closed_is_not_called_missing(rig: SdkRig) -> None:
+async def test_a_bar_that_has_not_closed_is_not_called_missing(
+    rig: SdkRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = pd.Timestamp.now("UTC").floor("min")
+    # No minute may begin in the middle of this.
+    wall_ms = int(now.timestamp() * 1000) + 30_000
+    monkeypatch.setattr(rig.http.clock, "wall_ms", lambda: wall_ms)
     start = now - pd.Timedelta(minutes=10)
     await rig.provider.fetch(SERIES, start, now, strategy=Strategy.PARTIAL_FILL)
     await rig.worker.fill_all()

@@ -114,9 +114,8 @@ async def test_the_right_ca_with_the_wrong_name_or_cluster_is_refused(
     async with tls_stranger(address, showing(certs, shown)) as other:
         other.say(said, Vote(term=term + 1_000))
         await closed(other)
-    await until(lambda: bool(logged(tmp_path, "n1", "peer.refused")))
-    (line,) = logged(tmp_path, "n1", "peer.refused")
-    assert line["reason"] == reason
+    # On a busy machine a member may have been refused too, for being slow.
+    await until(lambda: reason in {e["reason"] for e in logged(tmp_path, "n1", "peer.refused")})
     await serves(world, "after-refusal")
     assert await term_of(world) < term + 1_000, "its word counted"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
@@ -37,6 +38,7 @@ ROUNDS_MAX = 6
 may be missing from it. Another round, with another seed, meets it."""
 
 
+@pytest.mark.timeout(1_800)  # rounds are few or six, and a slow machine has time
 def test_the_machine_behaves_like_one_row_per_bar() -> None:
     """Outcomes, every bar, counters, invariants and copies agree after every command."""
     World.met.clear()

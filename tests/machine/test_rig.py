@@ -236,6 +236,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+@pytest.mark.timeout(1_800)  # rounds are few or six, and a slow machine has time
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_a_deliberate_bug_is_found(name: str) -> None:
     class Broken(World):
