@@ -489,7 +489,7 @@ async def test_silent_strangers_are_bounded_and_a_member_still_gets_in(
         for _ in range(STRANGERS_MAX + 8):
             await strangers.enter_async_context(stranger(n1.address))
         await until(lambda: len(refusals(caplog)) >= 8, limit_s=5)
-        assert refusals(caplog)[:8] == ["too_many"] * 8
+        assert refusals(caplog) == ["too_many"] * 8
         await until(lambda: len(n1.links._links) <= STRANGERS_MAX)
         async with running(n2):
             await both_connected(n1, n2)
